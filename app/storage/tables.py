@@ -4,6 +4,8 @@ Ids are bigint identities. Times are timestamptz. Quantities carry their unit in
 The queue's own tables (procrastinate_*) are applied by a migration and are not described here.
 """
 
+from datetime import datetime
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -35,23 +37,33 @@ metadata = MetaData(
     }
 )
 
+# curve_points and metrics are hash-partitioned by run; their partitions are made by a migration and
+# named <table>_p<two digits>.
 CURVE_PARTITIONS = 16
 
 RUN_STATUSES = ("planned", "queued", "running", "finished", "failed", "cancelled", "diverged")
 RUN_KINDS = ("single", "trunk", "branch", "continual", "imported")
 
 
-def _id() -> Column:
+def _id() -> Column[int]:
     return Column("id", BigInteger, Identity(), primary_key=True)
 
 
-def _created_at() -> Column:
+def _created_at() -> Column[datetime]:
     return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} in ({listed})", name=f"{column}_known")
+
+
+def _finite(column: str) -> CheckConstraint:
+    # NaN sorts above infinity
+    return CheckConstraint(
+        f"{column} > '-infinity'::float8 and {column} < 'infinity'::float8",
+        name=f"{column}_finite",
+    )
 
 
 projects = Table(
@@ -85,6 +97,7 @@ imports = Table(
     Column("n_runs", BigInteger, nullable=False),
     Column("n_points", BigInteger, nullable=False),
     _created_at(),
+    Index("ix_imports_project_id_digest", "project_id", "digest"),
 )
 
 # One row a training run. The lease (attempt, worker, heartbeat_at, stop_requested) is what fences
@@ -131,11 +144,14 @@ runs = Table(
     Column("finished_at", DateTime(timezone=True)),
     UniqueConstraint("project_id", "name"),
     Index("ix_runs_project_id_status", "project_id", "status"),
+    # what the reaper looks through
+    Index("ix_runs_leased", "heartbeat_at", postgresql_where=text("status = 'running'")),
     _one_of("status", RUN_STATUSES),
     _one_of("kind", RUN_KINDS),
 )
 
 # (run_id, step) is the key: a step that is trained again keeps the first value stored.
+# No foreign key: checking it costs COPY most of its speed; a trigger on runs deletes the rows.
 curve_points = Table(
     "curve_points",
     metadata,
@@ -146,6 +162,7 @@ curve_points = Table(
     Column("loss", Double, nullable=False),
     Column("lr", Double),
     PrimaryKeyConstraint("run_id", "step"),
+    _finite("loss"),
     postgresql_partition_by="HASH (run_id)",
 )
 
@@ -170,6 +187,7 @@ metrics = Table(
     Column("step", BigInteger, nullable=False),
     Column("value", Double, nullable=False),
     PrimaryKeyConstraint("run_id", "name", "step"),
+    _finite("value"),
     postgresql_partition_by="HASH (run_id)",
 )
 
@@ -210,9 +228,12 @@ jobs = Table(
     "jobs",
     metadata,
     _id(),
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), index=True),
     Column("kind", Text, nullable=False),
     Column("status", Text, nullable=False, server_default="queued"),
     Column("request", JSONB, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("stop_requested", Boolean, nullable=False, server_default=text("false")),
     Column("progress", Double, nullable=False, server_default=text("0")),
     Column("message", Text, nullable=False, server_default=""),
     Column("result", JSONB),
@@ -251,7 +272,7 @@ forecasts = Table(
     metadata,
     _id(),
     Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("fit_id", ForeignKey("fits.id", ondelete="RESTRICT"), nullable=False, index=True),
+    Column("fit_id", ForeignKey("fits.id"), nullable=False, index=True),
     Column("run_id", ForeignKey("runs.id", ondelete="SET NULL"), index=True),
     Column("validation_set", Text, nullable=False, server_default=""),
     Column("loss_unit", Text, nullable=False, server_default="nats/token"),
@@ -272,6 +293,8 @@ api_keys = Table(
     metadata,
     _id(),
     Column("name", Text, nullable=False),
+    # the first characters of the key, to tell keys apart; the rest is known to its owner only
+    Column("prefix", Text, nullable=False),
     Column("digest", Text, nullable=False, unique=True),
     Column("scopes", ARRAY(Text), nullable=False),
     _created_at(),
@@ -285,6 +308,7 @@ idempotency_keys = Table(
     Column("route", Text, nullable=False),
     Column("request_digest", Text, nullable=False),
     Column("status_code", Integer),
+    Column("headers", JSONB),
     Column("response", JSONB),
     _created_at(),
     PrimaryKeyConstraint("key", "route"),

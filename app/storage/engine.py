@@ -1,0 +1,26 @@
+"""From settings to an engine. The transaction belongs to the edge: `with engine.begin() as c:`."""
+
+from sqlalchemy import Engine, create_engine
+
+from app.settings import Settings
+from app.storage import embedded
+
+
+def resolve_url(settings: Settings) -> str:
+    """The database's URL; starts the embedded server if no database was given."""
+    return settings.database_url or embedded.start(settings)
+
+
+def make_engine(settings: Settings, *, application_name: str = "scalewright") -> Engine:
+    """An engine with a pool of `database_pool_size` connections that are checked before use.
+
+    A connection that died with the server is replaced in silence at the next checkout; work that
+    was under way raises sqlalchemy.exc.OperationalError and was rolled back.
+    """
+    return create_engine(
+        resolve_url(settings),
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_pool_size,
+        pool_pre_ping=True,
+        connect_args={"application_name": application_name, "connect_timeout": 10},
+    )
