@@ -430,6 +430,34 @@ def _triggers() -> None:
             for each statement execute function scalewright_forget_curves();
         """
     )
+    # Whoever listens on the channel learns of every change, whatever statement made it.
+    op.execute(
+        """
+        create function scalewright_announce_run() returns trigger language plpgsql as $$
+        begin
+            perform pg_notify('scalewright', json_build_object(
+                'event', 'run', 'run_id', new.id, 'project_id', new.project_id,
+                'sweep_id', new.sweep_id, 'status', new.status,
+                'step', new.step, 'steps', new.steps)::text);
+            return null;
+        end
+        $$;
+        create trigger scalewright_announce_run after update on runs
+            for each row execute function scalewright_announce_run();
+
+        create function scalewright_announce_job() returns trigger language plpgsql as $$
+        begin
+            perform pg_notify('scalewright', json_build_object(
+                'event', 'job', 'job_id', new.id, 'project_id', new.project_id,
+                'kind', new.kind, 'status', new.status, 'progress', new.progress,
+                'message', left(new.message, 500))::text);
+            return null;
+        end
+        $$;
+        create trigger scalewright_announce_job after update on jobs
+            for each row execute function scalewright_announce_job();
+        """
+    )
 
 
 def downgrade() -> None:

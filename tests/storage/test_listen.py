@@ -1,0 +1,69 @@
+"""Changes are heard when they are committed, and after the connection was lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from sqlalchemy import Engine, text
+
+from app.settings import Settings
+from app.storage import recording
+from app.storage.listen import Event, Listener
+from tests.storage.conftest import make_run
+
+
+async def following(events: AsyncIterator[Event]) -> Event:
+    return await asyncio.wait_for(anext(events), 10)
+
+
+def test_a_listener_hears_what_was_committed_and_survives(
+    settings: Settings, engine: Engine
+) -> None:
+    assert settings.database_url is not None
+    url = settings.database_url
+    with engine.begin() as connection:
+        run, other = make_run(connection, steps=10), make_run(connection)
+
+    def train() -> None:
+        with engine.begin() as connection:
+            recording.claim_run(connection, other.id, "one")
+            attempt = recording.claim_run(connection, run.id, "one")
+            assert attempt is not None
+        with engine.begin() as connection:
+            recording.record(
+                connection, run.id, attempt, recording.Batch(points=[(1, 1.0, 2.0, None)])
+            )
+
+    def cut_off() -> None:
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where query ilike 'listen%' and datname = current_database()"
+                )
+            )
+
+    async def listen() -> None:
+        async with Listener(url) as listener:
+            events = listener.events(lambda event: event.get("run_id") == run.id, idle_seconds=1.5)
+            assert await following(events) == {"event": "idle"}  # and so it is subscribed
+            await asyncio.to_thread(train)
+            expected = {
+                "event": "run",
+                "run_id": run.id,
+                "project_id": run.project_id,
+                "sweep_id": None,
+                "status": "running",
+                "steps": 10,
+            }
+            assert await following(events) == {**expected, "step": 0}
+            assert await following(events) == {**expected, "step": 1}
+            await asyncio.to_thread(cut_off)
+            event = await following(events)
+            assert event == {"event": "reconnected"}
+            await asyncio.to_thread(cut_off_nothing)
+
+    def cut_off_nothing() -> None:
+        with engine.begin() as connection:
+            assert recording.request_stop(connection, run.id) == "running"
+
+    asyncio.run(listen())
