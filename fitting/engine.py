@@ -1,0 +1,232 @@
+"""One problem made ready for the solver: coordinates, walls, starts, and the way back.
+
+The law decides the path (a sum of powers on log loss, or the generic one); callers see the same
+four functions either way: `cold`, `warm`, `values`, `theta`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fitting.generic import GenericProblem
+from fitting.law import Law
+from fitting.links import Floats
+from fitting.newton import Solution, minimise
+from fitting.objective import Objective
+from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
+from fitting.runs import Runs
+from fitting.starts import SCREEN_POINTS, screen_generic, screen_power_sum
+
+# Huber widths are approached from above: the wide one finds the basin, the narrow one the optimum.
+WIDTHS = (3e-2, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
+
+# A floor E this far (in ln) below the smallest loss is zero for every purpose.
+FLOOR_DEPTH = 18.0
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """One global fit. values [p] in the law's own terms; agree of starts reached it."""
+
+    values: Floats
+    theta: Floats
+    objective: float
+    converged: bool
+    decrement: float
+    gradient: Floats
+    hessian: Floats
+    starts: int
+    agree: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """law and objective on the used points of one set of runs. weights: [n] or None."""
+
+    law: Law
+    objective: Objective
+    inputs: dict[str, Floats]
+    loss: Floats
+    weights: Floats | None
+    group: NDArray[np.int64]
+    where: Coordinates | None
+    lower: Floats
+    upper: Floats
+
+    @classmethod
+    def of(cls, law: Law, runs: Runs, objective: Objective) -> "Engine":
+        runs = runs.unmasked()
+        inputs = {k: np.array(v) for k, v in law.columns(runs.inputs).items()}
+        walls = np.array([p.link.walls for p in law.params])
+        where = None
+        if law.powers is not None and not objective.raw:
+            where = coordinates(law, inputs)
+            low, high = np.full(len(walls), -40.0), np.full(len(walls), 40.0)
+            terms = len(law.powers.terms)
+            low[:terms], high[:terms] = -25.0, 25.0
+            offset = terms
+            if law.powers.floor:
+                low[terms] = np.log(runs.loss.min()) - FLOOR_DEPTH
+                high[terms] = np.log(runs.loss.max()) + 1.0
+                offset += 1
+            names = list(dict.fromkeys(e for _, _, e in law.powers.terms))
+            for j, name in enumerate(names):
+                low[offset + j], high[offset + j] = walls[law.param_names.index(name)]
+        else:
+            low, high = walls[:, 0].copy(), walls[:, 1].copy()
+            for j, p in enumerate(law.params):
+                if p.link.log:
+                    low[j], high[j] = max(low[j], -200.0), min(high[j], 200.0)
+        return cls(
+            law,
+            objective,
+            inputs,
+            np.array(runs.loss),
+            _array(runs.weights),
+            runs.group,
+            where,
+            low,
+            high,
+        )
+
+    def problem(self, delta: float | None = None, rows: Any = None) -> Any:
+        """The solver's problem with Huber width delta (default: the objective's own)."""
+        d = self.objective.solver_delta if delta is None else delta
+        pick = slice(None) if rows is None else rows
+        loss = self.loss[pick]
+        if self.where is not None:
+            floor = self.law.powers is not None and self.law.powers.floor is not None
+            logs = np.ascontiguousarray(self.where.logs[:, pick])
+            return PowerSumProblem(
+                logs, np.log(loss), floor, self.where.tie, d, self.objective.above
+            )
+        inputs = {k: v[pick] for k, v in self.inputs.items()}
+        return GenericProblem(self.law, inputs, loss, d, self.objective.raw, self.objective.above)
+
+    def values(self, theta: Floats) -> Floats:
+        """Solver coordinates [..., p] -> the law's parameters [..., p]."""
+        line = theta if self.where is None else theta @ self.where.back.T
+        with np.errstate(over="ignore"):
+            return self.law.from_line(line)
+
+    def theta(self, values: Floats) -> Floats:
+        """The law's parameters [..., p] -> solver coordinates, clipped into the box."""
+        line = self.law.to_line(values)
+        out = line if self.where is None else line @ self.where.there.T
+        return np.clip(out, self.lower, self.upper)
+
+    def slope(self, theta: Floats) -> Floats:
+        """d(law's line)/d(theta): identity, or the centring map."""
+        return np.eye(len(theta)) if self.where is None else self.where.back
+
+    def screen(self, count: int, seed: int, weights: Floats | None) -> Floats:
+        n = self.loss.size
+        rows = np.arange(n)
+        if n > SCREEN_POINTS:
+            rows = np.sort(np.random.default_rng([seed, 3]).choice(n, SCREEN_POINTS, replace=False))
+        w = None if weights is None else weights[rows]
+        if self.where is not None:
+            where = replace(self.where, logs=self.where.logs[:, rows])
+            found = screen_power_sum(self.law, where, self.loss[rows], w, count)
+        else:
+            found = screen_generic(
+                self.law,
+                {k: v[rows] for k, v in self.inputs.items()},
+                self.loss[rows],
+                w,
+                max(count, 3 * len(self.law.params)),
+                seed,
+            )
+        return np.clip(found, self.lower, self.upper)
+
+    def cold(self, *, count: int = 4, seed: int = 0, weights: Floats | None = None) -> Optimum:
+        """The global optimum from no start values at all. weights override the runs' own."""
+        w = self.weights if weights is None else weights
+        theta = self.screen(count, seed, w)
+        n = self.loss.size
+        rows: Any = None
+        if n > 10 * SCREEN_POINTS:
+            rows = np.sort(np.random.default_rng([seed, 5]).choice(n, SCREEN_POINTS, replace=False))
+        small = None if w is None else w if rows is None else w[rows]
+        delta = self.objective.solver_delta
+        scale = 1.0
+        if self.objective.raw:
+            scale = float(np.median(self.loss))
+        widths = [] if np.isinf(delta) else [d * scale for d in WIDTHS if d * scale > 1.5 * delta]
+        if np.isinf(delta) or self.where is None or not widths:
+            theta = self._descend(np.inf, theta, small, rows, 1e-6, 30).theta
+        for d in widths:
+            theta = self._descend(d, theta, small, rows, 1e-4, 20).theta
+        if rows is not None:
+            theta = self._descend(delta, theta, small, rows, 1e-9, 60).theta
+            theta = self._distinct(theta)[:1]
+        found = self._descend(delta, theta, w, None, 1e-14, 100)
+        f = np.where(np.isfinite(found.f), found.f, np.inf)
+        best = int(np.argmin(f))
+        agree = int((f <= f[best] * (1 + 1e-6) + 1e-26 * n).sum())
+        return Optimum(
+            self.values(found.theta[best]),
+            found.theta[best],
+            float(f[best]),
+            bool(found.converged[best]),
+            float(found.decrement[best]),
+            found.gradient[best],
+            found.hessian[best],
+            len(f),
+            agree,
+            found.iterations,
+        )
+
+    def _distinct(self, theta: Floats) -> Floats:
+        return theta
+
+    def _descend(
+        self, delta: float, theta: Floats, weights: Floats | None, rows: Any, tol: float, most: int
+    ) -> Solution:
+        problem = self.problem(delta, rows)
+        metric = problem.metric(theta, weights)
+        return minimise(
+            problem,
+            theta,
+            weights,
+            lower=self.lower,
+            upper=self.upper,
+            metric=_ridge(metric),
+            tol=tol,
+            max_iterations=most,
+        )
+
+    def warm(self, theta: Floats, weights: Floats, *, tol: float = 1e-10) -> Solution:
+        """Every row of weights [B, n] (which multiply the runs' own) at its own optimum, from
+        theta [p] or [B, p]."""
+        w = weights if self.weights is None else weights * self.weights
+        problem = self.problem()
+        start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
+        metric = problem.metric(start[:1], self.weights)[0]
+        return minimise(
+            problem,
+            start,
+            w,
+            lower=self.lower,
+            upper=self.upper,
+            metric=_ridge(metric),
+            tol=tol,
+            max_iterations=100,
+        )
+
+
+def _ridge(metric: Floats) -> Floats:
+    """Add what keeps a parameter that moves nothing from making the metric singular."""
+    p = metric.shape[-1]
+    trace = np.einsum("...ii->...", metric)[..., None, None] / p
+    diagonal = np.einsum("...ii->...i", metric)
+    return np.asarray(
+        metric + np.eye(p) * (1e-10 * diagonal[..., None, :] + 1e-14 * trace + 1e-300)
+    )
+
+
+def _array(values: Floats | None) -> Floats | None:
+    return None if values is None else np.array(values)

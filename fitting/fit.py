@@ -1,0 +1,296 @@
+"""Fit a law to runs: the global optimum, how sure it is, and what is wrong with it.
+
+f = fit(get_law("chinchilla"), runs)
+f.params, f.status, f.predict({"N": 70e9, "D": 1.4e12})
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike
+
+from fitting.diagnose import DEGENERATE, Warned, refuse, warnings_of
+from fitting.engine import Engine, Optimum
+from fitting.errors import FittingError
+from fitting.intervals import Calibration, bootstrap, calibrate, sandwich
+from fitting.law import Law
+from fitting.laws import get_law
+from fitting.links import Floats
+from fitting.objective import Objective
+from fitting.predict import Prediction, check_level, predict
+from fitting.runs import Runs
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a fit remembers of its runs. inputs: {name: (smallest, largest)}; loss and compute
+    likewise (compute None where the runs have none); digest: sha256, see `Runs.digest`."""
+
+    n_points: int
+    n_runs: int
+    inputs: dict[str, tuple[float, float]]
+    loss: tuple[float, float]
+    compute: tuple[float, float] | None
+    digest: str
+    dropped: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law; frozen. Make one with `fit`, or with `Fit.from_dict` from FIT.json.
+
+    status: "converged", "degenerate" (an optimum, but one that the data do not pin down; the
+    warnings say how) or "not_converged". message: the status in a sentence.
+    values [p], draws [draws, p]: parameters in the law's order, full precision.
+    certificate: what shows that this is the optimum: gradient, decrement, curvature, condition
+    (in centred coordinates) and how many starts agree.
+    """
+
+    law: Law
+    status: str
+    message: str
+    values: Floats
+    draws: Floats
+    objective: Objective
+    objective_value: float
+    level: float
+    warnings: tuple[Warned, ...]
+    certificate: dict[str, float]
+    calibration: Calibration
+    data: Data
+    n_convention: str
+    flops_convention: str
+    loss_unit: str
+    seed: int
+    interval_method: str
+    versions: dict[str, str]
+
+    @property
+    def params(self) -> dict[str, float]:
+        """{name: value}, full precision (rounding alone can triple the objective)."""
+        return dict(zip(self.law.param_names, self.values.tolist(), strict=True))
+
+    def intervals(self, level: float | None = None) -> dict[str, tuple[float, float]]:
+        """{param: (lower, upper)} from the draws, at `level` (default: the fit's own)."""
+        chosen = self.level if level is None else check_level(level)
+        if len(self.draws) == 0:
+            return {}
+        tail = 0.5 * (1 - chosen)
+        low, high = np.quantile(self.draws, [tail, 1 - tail], axis=0)
+        return {
+            n: (float(a), float(b)) for n, a, b in zip(self.law.param_names, low, high, strict=True)
+        }
+
+    def predict(self, inputs: Mapping[str, ArrayLike], level: float | None = None) -> Prediction:
+        """The loss of new runs, with an interval that is meant to hold; see `Prediction`."""
+        return predict(self, inputs, level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """FIT.json: plain floats, lists and strings, nothing rounded."""
+        return {
+            "format": FORMAT,
+            "law": self.law.name,
+            "status": self.status,
+            "message": self.message,
+            "params": self.params,
+            "objective": {
+                "kind": self.objective.kind,
+                "delta": self.objective.delta,
+                "asymmetry": self.objective.asymmetry,
+                "reduction": "sum",
+                "value": self.objective_value,
+                "dropped": [
+                    {"row": row, "reason": reason} for row, reason in self.data.dropped.items()
+                ],
+            },
+            "intervals": {
+                "level": self.level,
+                "method": self.interval_method,
+                **{name: list(pair) for name, pair in self.intervals().items()},
+            },
+            "warnings": [w.to_dict() for w in self.warnings],
+            "n_points": self.data.n_points,
+            "n_runs": self.data.n_runs,
+            "digest": self.data.digest,
+            "data": {
+                "inputs": {k: list(v) for k, v in self.data.inputs.items()},
+                "loss": list(self.data.loss),
+                "compute": None if self.data.compute is None else list(self.data.compute),
+            },
+            "n_convention": self.n_convention,
+            "flops_convention": self.flops_convention,
+            "loss_unit": self.loss_unit,
+            "calibration": self.calibration.to_dict(),
+            "certificate": self.certificate,
+            "seed": self.seed,
+            "versions": self.versions,
+            "draws": self.draws.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Fit":
+        """Read FIT.json back; a FittingError if it is not one."""
+        try:
+            law = get_law(document["law"])
+            o, d, i = document["objective"], document["data"], document["intervals"]
+            compute = d["compute"]
+            return cls(
+                law=law,
+                status=document["status"],
+                message=document["message"],
+                values=law.values(document["params"]),
+                draws=np.array(document["draws"], dtype=float).reshape(-1, len(law.params)),
+                objective=Objective(o["kind"], o["delta"], o["asymmetry"]),
+                objective_value=float(o["value"]),
+                level=float(i["level"]),
+                warnings=tuple(Warned(w["code"], w["message"]) for w in document["warnings"]),
+                certificate=dict(document["certificate"]),
+                calibration=Calibration(**document["calibration"]),
+                data=Data(
+                    int(document["n_points"]),
+                    int(document["n_runs"]),
+                    {k: (float(v[0]), float(v[1])) for k, v in d["inputs"].items()},
+                    (float(d["loss"][0]), float(d["loss"][1])),
+                    None if compute is None else (float(compute[0]), float(compute[1])),
+                    document["digest"],
+                    {int(m["row"]): m["reason"] for m in o["dropped"]},
+                ),
+                n_convention=document["n_convention"],
+                flops_convention=document["flops_convention"],
+                loss_unit=document["loss_unit"],
+                seed=int(document["seed"]),
+                interval_method=i["method"],
+                versions=dict(document["versions"]),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise FittingError(
+                "bad_document",
+                f"This is not a fit: {type(error).__name__} {error}.",
+                "Give the document that `fit --out` wrote, unchanged.",
+            ) from None
+
+
+def fit(
+    law: Law,
+    runs: Runs,
+    *,
+    objective: Objective | None = None,
+    draws: int = 1000,
+    level: float = 0.9,
+    seed: int = 0,
+    starts: int = 4,
+) -> Fit:
+    """The global optimum of `objective` for `law` on `runs`, with draws and calibration.
+
+    draws: bootstrap resamples of runs, each refitted to its own optimum; 0 takes the sandwich
+    covariance instead. level: of the intervals that are reported. The same seed gives the same
+    bits. Raises FittingError for unusable data; a fit that failed is returned with its status.
+    """
+    objective = objective or Objective()
+    check_level(level)
+    if draws < 0:
+        raise FittingError("bad_option", f"draws is {draws}.", "Give 0 or more.")
+    refuse(law, runs)
+    engine = Engine.of(law, runs, objective)
+    best = engine.cold(count=starts, seed=seed)
+    if not np.isfinite(best.objective):
+        raise FittingError(
+            "bad_value",
+            f"{law.name} has no finite value on these runs from any start.",
+            "Check the units of the inputs against the law's page.",
+        )
+    calibration = calibrate(engine, best)
+    failed = 0
+    if draws:
+        sample, failed = bootstrap(engine, best, draws, seed)
+        method = "bootstrap over runs"
+    else:
+        sample, method = _normal_draws(engine, best, seed), "sandwich"
+    warned = warnings_of(engine, best, sample, calibration, runs)
+    if draws and failed > 0.02 * draws:
+        warned.append(
+            Warned("resamples_failed", f"{failed} of {draws} resamples did not converge.")
+        )
+    status, message = _status(best, warned)
+    used = runs.unmasked()
+    compute = used.compute()
+    return Fit(
+        law=law,
+        status=status,
+        message=message,
+        values=best.values,
+        draws=sample,
+        objective=objective,
+        objective_value=float(
+            objective.value(
+                engine.loss,
+                np.asarray(law.evaluate(engine.inputs, best.values), dtype=float),
+                engine.weights,
+            )
+        ),
+        level=level,
+        warnings=tuple(warned),
+        certificate=_certificate(best),
+        calibration=calibration,
+        data=Data(
+            n_points=runs.n_used,
+            n_runs=int(np.unique(used.group).size),
+            inputs={k: (float(v.min()), float(v.max())) for k, v in engine.inputs.items()},
+            loss=(float(engine.loss.min()), float(engine.loss.max())),
+            compute=None if compute is None else (float(compute.min()), float(compute.max())),
+            digest=runs.digest,
+            dropped=dict(runs.masked),
+        ),
+        n_convention=runs.n_convention,
+        flops_convention=runs.flops_convention,
+        loss_unit=runs.loss_unit,
+        seed=seed,
+        interval_method=method,
+        versions={"numpy": np.__version__, "scipy": scipy.__version__},
+    )
+
+
+def _normal_draws(engine: Engine, best: Optimum, seed: int, count: int = 400) -> Floats:
+    """Draws from the normal approximation with the sandwich covariance."""
+    covariance = sandwich(engine, best)
+    value, vector = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    root = vector * np.sqrt(np.maximum(value, 0.0))
+    rng = np.random.default_rng([seed, 13])
+    theta = best.theta + rng.standard_normal((count, best.theta.size)) @ root.T
+    return engine.values(np.clip(theta, engine.lower, engine.upper))
+
+
+def _status(best: Optimum, warned: list[Warned]) -> tuple[str, str]:
+    if not best.converged:
+        return "not_converged", (
+            f"Stopped after {best.iterations} iterations with {best.decrement:.1e} of the "
+            "objective still to gain; do not use the parameters."
+        )
+    bad = [w for w in warned if w.code in DEGENERATE]
+    if bad:
+        return "degenerate", bad[0].message
+    return "converged", (
+        f"{best.agree} of {best.starts} starts reached the same optimum; one more step would gain "
+        f"{best.decrement:.0e} of the objective."
+    )
+
+
+def _certificate(best: Optimum) -> dict[str, float]:
+    h = 0.5 * (best.hessian + best.hessian.T)
+    scale = np.sqrt(np.abs(np.diag(h)))
+    scale = np.where(scale > 0, scale, 1.0)
+    eigen = np.linalg.eigvalsh(h / np.outer(scale, scale))
+    return {
+        "gradient_norm": float(np.linalg.norm(best.gradient / scale)),
+        "decrement": float(best.decrement) if np.isfinite(best.decrement) else -1.0,
+        "smallest_curvature": float(eigen[0]),
+        "condition": float(eigen[-1] / eigen[0]) if eigen[0] > 0 else -1.0,
+        "starts": best.starts,
+        "agreeing": best.agree,
+        "iterations": best.iterations,
+    }
