@@ -66,6 +66,8 @@ class Param:
 
     starts: plausible values; the smallest and the largest span the box from which starts are drawn.
     link: `LOG`, `IDENTITY` or `bounded(lo, hi)`, see `fitting.links`.
+    of: the input whose axis this parameter is a place on (a break, say): the starts are then
+    multiples of that input's geometric mean in the data, so that no unit is better than another.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Param:
     starts: tuple[float, ...]
     link: Link
     prior: Prior | None = None
+    of: str | None = None
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def screen_generic(
     rng = np.random.default_rng([seed, 7])
     boxes = []
     for p in law.params:
-        ends = p.link.to_line(np.array([min(p.starts), max(p.starts)]))
+        unit = 1.0 if p.of is None else float(np.exp(np.mean(np.log(inputs[p.of]))))
+        ends = p.link.to_line(unit * np.array([min(p.starts), max(p.starts)]))
         boxes.append(ends)
     box = np.array(boxes)
     theta = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((trials, len(law.params)))

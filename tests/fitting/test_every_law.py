@@ -21,6 +21,9 @@ def truth(law: Law) -> dict[str, float]:
     for p in law.params:
         low, high = min(p.starts), max(p.starts)
         middle[p.name] = float(np.sqrt(low * high)) if p.link.log else 0.5 * (low + high)
+        for i in law.inputs:
+            if i.name == p.of:
+                middle[p.name] *= float(np.sqrt(i.typical[0] * i.typical[1]))
     return middle
 
 
