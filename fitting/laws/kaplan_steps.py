@@ -72,7 +72,7 @@ def compute_exponent(*, alpha_N: Any, alpha_S: Any, alpha_B: Any = ALPHA_B) -> A
 
 
 def optimal_allocation(C: Any) -> dict[str, Any]:
-    """The paper's own measured trends (appendix A) at a training compute of C FLOPs (its C_min, in PF-days inside).
+    """The paper's own measured trends (appendix A) at C FLOPs, its C_min.
 
     N parameters without embeddings, batch tokens, S_min steps, D tokens. They are
     printed rounded: 6 N batch S gives C back only to some ten per cent.
