@@ -1,0 +1,517 @@
+"""Commands on plain files: laws, fit, predict, allocate, compare, openapi.
+
+No server, no database, and no import that is not needed: `laws` costs numpy, `fit` scipy as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli_output import (
+    Refused,
+    interval,
+    new_table,
+    note,
+    print_json,
+    print_table,
+    read_json,
+    short,
+    warn,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from fitting import Fit, Law, Runs
+
+
+class ObjectiveKind(StrEnum):
+    """The kinds of `fitting.objective`; held in step with it by a test."""
+
+    huber_log = "huber-log"
+    squares_log = "squares-log"
+    squares_raw = "squares-raw"
+    huber_raw = "huber-raw"
+    lad_log = "lad-log"
+    one_sided_log = "one-sided-log"
+
+
+class NConvention(StrEnum):
+    total = "total"
+    non_embedding = "non_embedding"
+    blocks = "blocks"
+    blocks_and_head = "blocks_and_head"
+
+
+class FlopsConvention(StrEnum):
+    exact = "exact"
+    six_nd = "6ND"
+    palm = "palm"
+
+
+class LossUnit(StrEnum):
+    nats_per_token = "nats/token"
+    nats_per_byte = "nats/byte"
+    bits_per_byte = "bits/byte"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Level = Annotated[
+    float,
+    typer.Option(help="Probability of the intervals.", min=0.01, max=0.999, show_default="0.9"),
+]
+FitFile = Annotated[
+    Path, typer.Argument(metavar="FIT.json", exists=True, dir_okay=False, help="From fit --out.")
+]
+RunsFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUNS.csv", exists=True, dir_okay=False, help="CSV or JSONL, one row a run."
+    ),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FIELD=NAME", help="Which column holds a field, e.g. U=unique_tokens."),
+]
+NColumn = Annotated[str | None, typer.Option(help="Column of N; else N, params, ...")]
+DColumn = Annotated[str | None, typer.Option(help="Column of D; else D, tokens, ...")]
+LossColumn = Annotated[
+    str | None, typer.Option(help="Column of the loss; else loss, val_loss, ...")
+]
+RunColumn = Annotated[
+    str | None, typer.Option(help="Column of the run's name; else run, name, ...")
+]
+
+
+def columns_of(pairs: Sequence[str] | None, **named: str | None) -> dict[str, str]:
+    """["U=unique"], N="params" -> {"U": "unique", "N": "params"}; wrong usage if there is no =."""
+    found = {field: column for field, column in named.items() if column is not None}
+    for pair in pairs or ():
+        field, equals, column = pair.partition("=")
+        if not (field and equals and column):
+            raise typer.BadParameter(f"{pair!r} is not FIELD=NAME", param_hint="--column")
+        found[field] = column
+    return found
+
+
+def law_or_usage(name: str) -> "Law":
+    """The law of that name; wrong usage, with the names that there are, if there is none."""
+    from fitting import LAWS
+
+    if name not in LAWS:
+        raise typer.BadParameter(
+            f"there is no law {name!r}; there are {', '.join(LAWS)}", param_hint="LAW"
+        )
+    return LAWS[name]
+
+
+def laws(as_json: Json = False) -> None:
+    """List the scaling laws: formula, inputs, parameters, source."""
+    from fitting import LAWS
+
+    if as_json:
+        print_json([describe(law) for law in LAWS.values()])
+        return
+    table = new_table(
+        "Laws", "law", "inputs", "parameters", "source", text=("inputs", "parameters", "source")
+    )
+    for law in LAWS.values():
+        table.add_row(
+            f"{law.name}\n{law.title}",
+            ", ".join(law.input_names),
+            ", ".join(law.param_names),
+            law.source,
+        )
+    print_table(table)
+
+
+def describe(law: "Law") -> dict[str, Any]:
+    """What is printed of a law: the facts, without the code."""
+    return {
+        "name": law.name,
+        "title": law.title,
+        "latex": law.latex,
+        "source": law.source,
+        "inputs": [
+            {"name": i.name, "unit": i.unit, "about": i.about, "typical": list(i.typical)}
+            for i in law.inputs
+        ],
+        "params": [{"name": p.name, "about": p.about} for p in law.params],
+    }
+
+
+def fit(
+    law: Annotated[str, typer.Argument(metavar="LAW", help="A law's name; see `laws`.")],
+    file: RunsFile,
+    draws: Annotated[int, typer.Option(help="Bootstrap resamples of the runs.", min=0)] = 1000,
+    level: Level = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples and starts.", min=0)] = 0,
+    objective: Annotated[
+        ObjectiveKind, typer.Option(help="What is minimised.")
+    ] = ObjectiveKind.huber_log,
+    delta: Annotated[float, typer.Option(help="Width of Huber's penalty.")] = 1e-3,
+    drop_highest: Annotated[
+        int, typer.Option(help="Leave out this many of the highest losses.", min=0)
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the fit here, with its draws.")] = None,
+    n_column: NColumn = None,
+    d_column: DColumn = None,
+    loss_column: LossColumn = None,
+    run_column: RunColumn = None,
+    column: Column = None,
+    n_convention: Annotated[NConvention | None, typer.Option(help="How N was counted.")] = None,
+    flops_convention: Annotated[
+        FlopsConvention | None, typer.Option(help="How FLOPs were counted.")
+    ] = None,
+    loss_unit: Annotated[LossUnit | None, typer.Option(help="What the loss is in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a law to the runs of a file, with intervals from a bootstrap over runs.
+
+    A fit that does not converge, or whose data cannot pin it down, is an answer with a status.
+    """
+    import fitting
+
+    chosen = columns_of(column, N=n_column, D=d_column, loss=loss_column, run=run_column)
+    options = {
+        "n_convention": n_convention and n_convention.value,
+        "flops_convention": flops_convention and flops_convention.value,
+        "loss_unit": loss_unit and loss_unit.value,
+    }
+    asked = fitting.Objective(objective.value, delta=delta)
+    runs = runs_of(law_or_usage(law), file, chosen, options, drop_highest)
+    found = fitting.fit(
+        law_or_usage(law), runs, objective=asked, draws=draws, level=level, seed=seed
+    )
+    document = found.to_dict()
+    if out is not None:
+        write_json(out, document)
+        note(f"wrote {out}")
+    for one in document.get("warnings", ()):
+        warn(one["code"], one["message"])
+    if as_json:
+        print_json({key: value for key, value in document.items() if key != "draws"})
+    else:
+        print_fit(found, document, runs)
+
+
+def runs_of(
+    law: "Law",
+    file: Path,
+    columns: Mapping[str, str],
+    options: Mapping[str, str | None],
+    drop_highest: int = 0,
+) -> "Runs":
+    """The points of a file for one law; `drop_highest` masks that many of the largest losses."""
+    from app.importers import read_runs
+
+    runs = read_runs(
+        file,
+        inputs=law.input_names,
+        columns=columns,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    if not drop_highest:
+        return runs
+    if drop_highest >= len(runs):
+        raise Refused(
+            f"--drop-highest {drop_highest} leaves none of the {len(runs)} points.", "Drop fewer."
+        )
+    import numpy as np
+
+    from fitting import Runs
+
+    highest = np.argsort(runs.loss, kind="stable")[-drop_highest:]
+    return Runs(
+        runs.inputs,
+        runs.loss,
+        run=runs.group,
+        weights=runs.weights,
+        masked={int(row): f"one of the {drop_highest} highest losses" for row in highest},
+        n_convention=runs.n_convention,
+        flops_convention=runs.flops_convention,
+        loss_unit=runs.loss_unit,
+        flops=runs.flops,
+    )
+
+
+def print_fit(found: "Fit", document: Mapping[str, Any], runs: "Runs") -> None:
+    """The parameters with their intervals, how the fit went, and what the data cover."""
+    from fitting import get_law
+
+    law = get_law(document["law"])
+    intervals = document.get("intervals") or {}
+    level = intervals.get("level", found.level)
+    table = new_table(
+        f"{law.title}\n{document['status']}: {document['message']}",
+        "parameter",
+        "value",
+        f"{level:.0%} interval",
+        "meaning",
+        text=("meaning",),
+    )
+    for param in law.params:
+        low, high = intervals.get(param.name) or (None, None)
+        table.add_row(
+            param.name, f"{document['params'][param.name]:.6g}", interval(low, high), param.about
+        )
+    print_table(table)
+    objective = document["objective"]
+    covered = new_table("Data", "", "from", "to", "unit", text=("unit",))
+    for one in law.inputs:
+        column = runs.inputs[one.name][runs.used]
+        covered.add_row(one.name, short(column.min()), short(column.max()), one.unit)
+    losses = runs.loss[runs.used]
+    covered.add_row("loss", short(losses.min()), short(losses.max()), runs.loss_unit)
+    print_table(covered)
+    typer.echo(
+        f"  {document['n_points']} points, {len(objective['dropped'])} dropped; "
+        f"{objective['kind']} (delta {objective['delta']:g}), sum {objective['value']:.9g}; "
+        f"N {runs.n_convention}, FLOPs {runs.flops_convention}"
+    )
+
+
+def predict(
+    fit_file: FitFile,
+    at: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="POINTS.csv", exists=True, dir_okay=False, help="One row a prediction."
+        ),
+    ] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(metavar="N=..,D=..", help="A point on the command line.")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Else the fit's.", min=0.01, max=0.999)
+    ] = None,
+    column: Column = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the loss, with its interval and how far it reaches beyond the fitted runs."""
+    found = read_fit(fit_file)
+    law = found.law
+    if (at is None) == (not point):
+        raise typer.BadParameter("give --at POINTS.csv or --point N=..,D=.. (one of them)")
+    inputs = read_points(at, law, columns_of(column)) if at else parse_points(point or [], law)
+    prediction = found.predict(inputs, **({} if level is None else {"level": level}))
+    document = prediction.to_dict()
+    if as_json:
+        print_json(document)
+        return
+    used = document["level"]
+    names = law.input_names
+    table = new_table(
+        f"Predictions of {law.title}",
+        *names,
+        "loss",
+        f"{used:.0%} interval",
+        *(f"reach of {name}" for name in names),
+        caption="reach: times beyond the largest fitted run; the further, the less it is worth",
+    )
+    for one in document["predictions"]:
+        table.add_row(
+            *(short(one["inputs"][name]) for name in names),
+            f"{one['loss']:.4f}",
+            f"[{_four(one['lower'])}, {_four(one['upper'])}]",
+            *(_times(one["reach"].get(name)) for name in names),
+        )
+    print_table(table)
+
+
+def read_fit(path: Path) -> "Fit":
+    """A fit from the file that `fit --out` wrote."""
+    import fitting
+
+    return fitting.Fit.from_dict(read_json(path, "a fit"))
+
+
+def read_points(path: Path, law: "Law", columns: Mapping[str, str]) -> dict[str, list[float]]:
+    """The law's inputs from a CSV or JSONL; the loss need not be there."""
+    from app.importers import cells, csv, format_of, jsonl
+    from app.importers.columns import need_column
+
+    with path.open("rb") as stream:
+        table = (csv if format_of(str(path)) == "csv" else jsonl).read(stream)
+        names = {
+            name: need_column(name, table.header, columns, header_row=table.header_row)
+            for name in law.input_names
+        }
+        points: dict[str, list[float]] = {name: [] for name in names}
+        for row, record in table.rows:
+            for one in law.inputs:
+                read = cells.positive if one.positive else cells.number
+                points[one.name].append(read(record.get(names[one.name]), row, names[one.name]))
+    if not points[law.input_names[0]]:
+        raise Refused(f"{path} has no points.", f"Give a row a point: {','.join(names)}.")
+    return points
+
+
+def parse_points(texts: Sequence[str], law: "Law") -> dict[str, list[float]]:
+    """["N=7e10,D=1.4e12"] -> {"N": [7e10], "D": [1.4e12]}; anything else is wrong usage."""
+    points: dict[str, list[float]] = {name: [] for name in law.input_names}
+    for text in texts:
+        try:
+            given = {
+                name.strip(): float(value)
+                for name, _, value in (part.partition("=") for part in text.split(","))
+            }
+        except ValueError:
+            given = {}
+        if set(given) != set(points):
+            example = ",".join(f"{one.name}={one.typical[1]:g}" for one in law.inputs)
+            raise typer.BadParameter(f"{text!r} is not like {example}", param_hint="--point")
+        for name, value in given.items():
+            points[name].append(value)
+    return points
+
+
+def _four(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.4f}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}x"
+
+
+def allocate(
+    fit_file: FitFile,
+    flops: Annotated[float | None, typer.Option(help="The budget in training FLOPs.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="The budget in GPU-hours.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="The budget in dollars.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Wall-clock; with --gpus.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="How many GPUs; with --hours.")] = None,
+    peak_flops: Annotated[
+        float | None, typer.Option(help="Peak FLOPs a second of one GPU, e.g. 989e12.")
+    ] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak that is reached.")] = None,
+    dollars_per_gpu_hour: Annotated[float | None, typer.Option(help="With --dollars.")] = None,
+    max_tokens: Annotated[float | None, typer.Option(help="Tokens that there are.")] = None,
+    size: Annotated[
+        list[float] | None, typer.Option(help="A model size that can be built; repeat.")
+    ] = None,
+    inference_tokens: Annotated[
+        float, typer.Option(help="Tokens to serve afterwards from the same budget.")
+    ] = 0.0,
+    fix: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An input that is given.")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Else the fit's.", min=0.01, max=0.999)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Spend a budget: the model size and tokens of least loss, with intervals."""
+    import fitting
+
+    budget = budget_of(
+        flops=flops,
+        gpu_hours=gpu_hours,
+        dollars=dollars,
+        hours=hours,
+        gpus=gpus,
+        peak_flops=peak_flops,
+        mfu=mfu,
+        dollars_per_gpu_hour=dollars_per_gpu_hour,
+    )
+    found = fitting.allocate(
+        fitting.AllocationProblem(
+            fit=read_fit(fit_file),
+            budget_flops=budget,
+            fixed=fixed_of(fix),
+            max_tokens=max_tokens,
+            sizes=size or None,
+            inference_tokens=inference_tokens,
+            level=level,
+        )
+    )
+    document = found.to_dict()
+    for one in document["warnings"]:
+        warn(one["code"], one["message"])
+    if as_json:
+        print_json(document)
+        return
+    best, around, valley = document["optimal"], document["intervals"], document["valley"]
+    table = new_table(
+        f"{budget:.4g} FLOPs",
+        "",
+        "optimum",
+        f"{document['level']:.0%} interval",
+        "as good within",
+        "reach",
+        caption=f"as good: the loss is within {valley['tolerance']:.1%} of the best",
+    )
+    for name, label in (("N", "N, parameters"), ("D", "D, tokens")):
+        table.add_row(
+            label,
+            short(best[name]),
+            interval(*around[name]) if name in around else "-",
+            interval(*valley[name]),
+            _times(best.get(f"reach_{name}")),
+        )
+    ratio = around.get("tokens_per_parameter")
+    table.add_row(
+        "D / N", short(best["tokens_per_parameter"]), interval(*ratio) if ratio else "-", "", ""
+    )
+    loss = f"[{_four(best['lower'])}, {_four(best['upper'])}]"
+    table.add_row("loss of a run there", f"{best['loss']:.4f}", loss, "", "")
+    print_table(table)
+
+
+def budget_of(
+    *,
+    flops: float | None,
+    peak_flops: float | None,
+    mfu: float | None,
+    dollars_per_gpu_hour: float | None,
+    **spent: float | None,
+) -> float:
+    """The budget in FLOPs, however it was given; anything but one budget is wrong usage."""
+    from fitting.costs import budget_flops
+
+    given = {name: value for name, value in spent.items() if value is not None}
+    ways = (flops is not None) + ("gpu_hours" in given) + ("dollars" in given)
+    ways += bool({"hours", "gpus"} & set(given))
+    if ways != 1 or len({"hours", "gpus"} & set(given)) == 1:
+        raise typer.BadParameter(
+            "give one budget: --flops, --gpu-hours, --dollars, or --hours with --gpus"
+        )
+    if flops is not None:
+        return flops
+    if peak_flops is None or mfu is None:
+        raise typer.BadParameter(
+            "time and money become FLOPs by --peak-flops (of one GPU, e.g. 989e12) and --mfu "
+            "(the share of it that is reached, e.g. 0.4)"
+        )
+    if "dollars" in given and dollars_per_gpu_hour is None:
+        raise typer.BadParameter("--dollars needs --dollars-per-gpu-hour")
+    return budget_flops(
+        **given,
+        peak_flops_per_second=peak_flops,
+        utilisation=mfu,
+        dollars_per_gpu_hour=dollars_per_gpu_hour,
+    )
+
+
+def fixed_of(pairs: Sequence[str] | None) -> dict[str, float]:
+    """["D=1e12"] -> {"D": 1e12}; anything else is wrong usage."""
+    fixed = {}
+    for pair in pairs or ():
+        name, _, value = pair.partition("=")
+        try:
+            fixed[name] = float(value)
+        except ValueError:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--fix") from None
+    return fixed
+
+
+def openapi() -> None:
+    """Print the OpenAPI document of the REST API. Needs no server."""
+    from app.cli_operate import need, settings_or_refuse
+
+    need("fastapi", "api")
+    from app.main import create_app
+
+    print_json(create_app(settings_or_refuse()).openapi())

@@ -1,0 +1,202 @@
+"""Commands that speak REST to a server: import, sweep, runs."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli_output import new_table, note, print_json, print_table, read_json, short
+
+if TYPE_CHECKING:
+    from app.cli_client import Client
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Server = Annotated[
+    str | None,
+    typer.Option(help="The server's URL; SCALEWRIGHT_SERVER, else the settings' host and port."),
+]
+DONE = ("finished", "failed", "cancelled", "diverged")
+
+
+def client(server: str | None) -> "Client":
+    from app.cli_client import Client
+
+    return Client(server)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or JSONL.")],
+    project: Annotated[str, typer.Option(help="Project that the runs belong to; made if new.")],
+    name: Annotated[str | None, typer.Option(help="A name for the import; the file's.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="FIELD=NAME where a column has an unusual name.")
+    ] = None,
+    validation_set: Annotated[
+        str | None, typer.Option(help="What the losses were measured on.")
+    ] = None,
+    n_convention: Annotated[str | None, typer.Option(help="How N was counted.")] = None,
+    flops_convention: Annotated[str | None, typer.Option(help="How FLOPs were counted.")] = None,
+    loss_unit: Annotated[str | None, typer.Option(help="nats/token, nats/byte, bits/byte.")] = None,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Import runs from a file: refused whole, with the row and the remedy, or stored whole."""
+    from app.cli_files import columns_of
+
+    form: dict[str, Any] = {
+        "project": project,
+        "name": name or file.name,
+        "validation_set": validation_set,
+        "n_convention": n_convention,
+        "flops_convention": flops_convention,
+        "loss_unit": loss_unit,
+    }
+    if column:
+        import json
+
+        form["columns"] = json.dumps(columns_of(column))
+    with file.open("rb") as stream:
+        done = client(server).post(
+            "/v1/imports",
+            data={key: value for key, value in form.items() if value is not None},
+            files={"file": (file.name, stream)},
+        )
+    if as_json:
+        print_json(done)
+    else:
+        counts = {k: v for k, v in done.items() if isinstance(v, int) and k != "id"}
+        note(f"import {done.get('id')}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+
+
+sweep = typer.Typer(no_args_is_help=True, help="Sweeps of proxy runs: submit, watch.")
+
+
+@sweep.command("submit")
+def sweep_submit(
+    spec: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The sweep, as JSON.")],
+    project: Annotated[str | None, typer.Option(help="Project; the file's if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name; the file's if not given.")] = None,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a sweep: its runs are planned, and the workers take them."""
+    body = read_json(spec, "a sweep")
+    body["project"] = project or body.get("project")
+    body["name"] = name or body.get("name") or spec.stem
+    if not body["project"]:
+        raise typer.BadParameter("say which project: --project NAME")
+    made = client(server).post("/v1/sweeps", json=body)
+    if as_json:
+        print_json(made)
+    else:
+        note(f"sweep {made['id']} submitted; watch it: scalewright sweep watch {made['id']}")
+
+
+@sweep.command("watch")
+def sweep_watch(
+    sweep_id: Annotated[int, typer.Argument(metavar="ID")],
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 2.0,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a sweep until all of its runs are over; exit 1 if any of them did not finish."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    to = client(server)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        bar = progress.add_task(f"sweep {sweep_id}", total=None)
+        while True:
+            runs = list(to.every("/v1/runs", sweep_id=sweep_id))
+            over = [run for run in runs if run["status"] in DONE]
+            progress.update(bar, completed=len(over), total=len(runs))
+            if runs and len(over) == len(runs):
+                break
+            time.sleep(every)
+    if as_json:
+        print_json({"sweep": sweep_id, "runs": runs})
+    else:
+        print_table(_runs_table(f"Sweep {sweep_id}", runs))
+    if any(run["status"] != "finished" for run in runs):
+        raise typer.Exit(1)
+
+
+runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, cancel.")
+
+
+@runs.command("list")
+def runs_list(
+    project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only these: queued, running, ...")] = None,
+    sweep_id: Annotated[int | None, typer.Option("--sweep", help="Only this sweep's.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from itertools import islice
+
+    found = client(server).every("/v1/runs", project=project, status=status, sweep_id=sweep_id)
+    some = list(islice(found, limit))
+    print_json(some) if as_json else print_table(_runs_table("Runs", some))
+
+
+@runs.command("show")
+def runs_show(
+    run_id: Annotated[int, typer.Argument(metavar="ID")],
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Show one run: its plan, its status, its losses on every validation set."""
+    to = client(server)
+    run = to.get(f"/v1/runs/{run_id}")
+    if as_json:
+        print_json(run)
+        return
+    table = new_table(f"Run {run_id}", "", "value", text=("value",))
+    for key, value in run.items():
+        if not isinstance(value, dict | list) and value is not None:
+            table.add_row(key, short(value) if isinstance(value, float) else str(value))
+    print_table(table)
+
+
+@runs.command("cancel")
+def runs_cancel(
+    run_id: Annotated[int, typer.Argument(metavar="ID")],
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a run to stop: it finishes its step, writes a checkpoint and ends as cancelled."""
+    done = client(server).post(f"/v1/runs/{run_id}/cancel")
+    if as_json:
+        print_json(done)
+    else:
+        note(f"run {run_id}: {done['status']}")
+
+
+def _runs_table(title: str, found: list[dict[str, Any]]) -> Any:
+    table = new_table(
+        title, "run", "kind", "status", "N", "D", "step", "loss", text=("kind", "status")
+    )
+    for run in found:
+        table.add_row(
+            f"{run['id']} {run.get('name') or ''}".strip(),
+            str(run.get("kind", "")),
+            str(run["status"]),
+            _number(run.get("n_total")),
+            _number(run.get("tokens")),
+            _number(run.get("step")),
+            _number(run.get("loss")),
+        )
+    return table
+
+
+def _number(value: Any) -> str:
+    return short(float(value)) if isinstance(value, int | float) else "-"
