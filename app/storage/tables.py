@@ -308,7 +308,6 @@ idempotency_keys = Table(
     Column("route", Text, nullable=False),
     Column("request_digest", Text, nullable=False),
     Column("status_code", Integer),
-    Column("headers", JSONB),
     Column("response", JSONB),
     _created_at(),
     PrimaryKeyConstraint("key", "route"),

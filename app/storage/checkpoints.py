@@ -1,0 +1,57 @@
+"""Which checkpoint files a run has left, and which one to go on from."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, select
+
+from app.storage.rows import columns_of, value_of, values_of
+from app.storage.tables import checkpoints
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    run_id: int
+    step: int
+    kind: str
+    attempt: int
+    path: str
+    sha256: str
+    bytes: int
+    created_at: datetime
+
+
+def of_run(connection: Connection, run_id: int) -> list[Checkpoint]:
+    """By step."""
+    statement = (
+        select(*columns_of(Checkpoint, checkpoints))
+        .where(checkpoints.c.run_id == run_id)
+        .order_by(checkpoints.c.step, checkpoints.c.kind)
+    )
+    return values_of(Checkpoint, connection.execute(statement).all())
+
+
+def latest(connection: Connection, run_id: int) -> Checkpoint | None:
+    """The furthest checkpoint of any kind: what the next attempt resumes from."""
+    found = of_run(connection, run_id)
+    return found[-1] if found else None
+
+
+def branch_at(connection: Connection, run_id: int, step: int) -> Checkpoint | None:
+    """The checkpoint of a trunk that a branch leaving it at `step` starts from."""
+    row = connection.execute(
+        select(*columns_of(Checkpoint, checkpoints)).where(
+            checkpoints.c.run_id == run_id,
+            checkpoints.c.step == step,
+            checkpoints.c.kind == "branch",
+        )
+    ).one_or_none()
+    return None if row is None else value_of(Checkpoint, row)
+
+
+def forget(connection: Connection, run_id: int, step: int, kind: str) -> bool:
+    """Drop the record of a file that was deleted or found broken; False if there was none."""
+    statement = delete(checkpoints).where(
+        checkpoints.c.run_id == run_id, checkpoints.c.step == step, checkpoints.c.kind == kind
+    )
+    return bool(connection.execute(statement).rowcount)

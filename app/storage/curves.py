@@ -1,0 +1,230 @@
+"""Loss curves: in by COPY, out reduced to what a plot or a fit can use.
+
+While a run trains its points are written by recording.py; here are the curves that come from
+elsewhere, the roll-up that a finished run gets, and every way to read.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import ArrayLike, NDArray
+from psycopg import sql
+from sqlalchemy import Connection, Row, text
+
+from app.storage.errors import Conflict
+
+MAX_ROWS = 1000
+COPY_BLOCK_ROWS = 50_000
+
+# Buckets of equal width in log(step): a curve looks as good early as late, and about three
+# quarters of them are filled (the first steps are further apart than a bucket is wide).
+BUCKETED = "floor(ln(greatest(step, 0) + 1) * cast(:scale as float8))"
+
+
+def bucket_scale(last_step: int, max_rows: int) -> float:
+    """Buckets per unit of log(step), so that `last_step` falls into bucket `max_rows - 1`."""
+    return (max_rows - 1) / float(np.log(max(last_step, 1) + 1))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve as arrays of one length, by increasing step.
+
+    step, tokens, loss, lr  float64; NaN where tokens or lr are not known
+    n_points   how many stored points each row is the mean of; all 1 where nothing was reduced
+    """
+
+    run_id: int
+    step: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    lr: NDArray[np.float64]
+    n_points: NDArray[np.int64]
+
+    @property
+    def reduced(self) -> bool:
+        return bool(np.any(self.n_points > 1))
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points for `copy_points`: one row each, arrays of one length.
+
+    run_id, step  integers; loss  finite; tokens, lr  NaN or None where not known
+    """
+
+    run_id: ArrayLike
+    step: ArrayLike
+    loss: ArrayLike
+    tokens: ArrayLike | None = None
+    lr: ArrayLike | None = None
+
+
+def copy_points(connection: Connection, points: Points, *, keep_first: bool = False) -> int:
+    """Store many points by COPY; how many were new.
+
+    A (run, step) that is stored already, or given twice, is a Conflict and nothing is stored; with
+    `keep_first` it keeps the value that it has, more slowly. ValueError for a loss that is not
+    finite. The columns are sent in COPY's binary format, made by numpy: see
+    tests/benchmarks/ingest.py for what that saves.
+    """
+    integers = [np.asarray(points.run_id, np.int64), np.asarray(points.step, np.int64)]
+    floats = [_floats(points.loss)]
+    names = ["run_id", "step", "loss"]
+    for name, given in (("tokens", points.tokens), ("lr", points.lr)):
+        if given is not None and not np.all(np.isnan(column := _floats(given))):
+            names.append(name)
+            floats.append(column)
+    if len({column.shape for column in (*integers, *floats)}) != 1 or integers[0].ndim != 1:
+        raise ValueError("the columns of points differ in length")
+    if not len(integers[0]):
+        return 0
+    if not np.all(np.isfinite(floats[0])):
+        raise ValueError(f"row {int(np.argmin(np.isfinite(floats[0])))}: the loss is not finite")
+    table = "curve_points"
+    cursor: psycopg.Cursor[Any] = connection.connection.cursor()  # type: ignore[assignment]
+    with cursor, connection.begin_nested():
+        if keep_first:
+            table = "given_points"
+            cursor.execute(
+                "create temporary table given_points (like curve_points including defaults)"
+            )
+        try:
+            with cursor.copy(
+                sql.SQL("copy {} ({}) from stdin (format binary)").format(
+                    sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, names))
+                )
+            ) as copy:
+                for block in _binary(integers, floats):
+                    copy.write(block)
+        except psycopg.errors.UniqueViolation as error:
+            raise Conflict(
+                "curve point",
+                f"a point is stored already, or given twice: {error.diag.message_detail}",
+            ) from error
+        if not keep_first:
+            return len(integers[0])
+        cursor.execute("insert into curve_points select * from given_points on conflict do nothing")
+        stored = cursor.rowcount
+        cursor.execute("drop table given_points")
+        return stored
+
+
+def read(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) -> Curve:
+    """A run's curve in at most about `max_rows` rows.
+
+    The roll-up where there is one and it is not longer than asked for; all points where they are
+    few; else their means in log-spaced buckets of steps, made by the database.
+    """
+    rolled = connection.execute(
+        text(
+            "select step, tokens, loss, lr, n_points from curve_rollups"
+            " where run_id = :run_id order by step"
+        ),
+        {"run_id": run_id},
+    ).all()
+    if rolled and len(rolled) <= max_rows:
+        return _curve(run_id, rolled)
+    return _curve(run_id, _reduce(connection, run_id, max_rows))
+
+
+def read_points(
+    connection: Connection, run_id: int, *, after_step: int | None = None, limit: int = 10_000
+) -> Curve:
+    """The stored points themselves, by step, after `after_step`: to export, or to follow live."""
+    rows = connection.execute(
+        text(
+            """
+            select step, tokens, loss, lr, 1 as n_points from curve_points
+            where run_id = :run_id
+                and (cast(:after as bigint) is null or step > cast(:after as bigint))
+            order by step limit :limit
+            """
+        ),
+        {"run_id": run_id, "after": after_step, "limit": limit},
+    ).all()
+    return _curve(run_id, rows)
+
+
+def roll_up(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) -> int:
+    """Make, or make again, the reduced curve of a run that has ended; how many rows it has."""
+    rows = _reduce(connection, run_id, max_rows)
+    connection.execute(text("delete from curve_rollups where run_id = :run_id"), {"run_id": run_id})
+    if rows:
+        connection.execute(
+            text(
+                "insert into curve_rollups (run_id, step, tokens, loss, lr, n_points)"
+                " values (:run_id, round(:step), :tokens, :loss, :lr, :n_points)"
+            ),
+            [{"run_id": run_id, **row._mapping} for row in rows],
+        )
+    return len(rows)
+
+
+def _reduce(connection: Connection, run_id: int, max_rows: int) -> Sequence[Row[Any]]:
+    count, last = connection.execute(
+        text("select count(*), max(step) from curve_points where run_id = :run_id"),
+        {"run_id": run_id},
+    ).one()
+    few = count <= max_rows
+    return connection.execute(
+        text(
+            f"""
+            select avg(step)::float8 as step, avg(tokens) as tokens, avg(loss) as loss,
+                avg(lr) as lr, count(*) as n_points
+            from curve_points where run_id = :run_id
+            group by {"step" if few else BUCKETED} order by 1
+            """
+        ),
+        {"run_id": run_id} if few else {"run_id": run_id, "scale": bucket_scale(last, max_rows)},
+    ).all()
+
+
+def _curve(run_id: int, rows: Sequence[Row[Any]]) -> Curve:
+    columns = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 5)
+    step, tokens, loss, lr, n_points = columns.T
+    return Curve(run_id, step, tokens, loss, lr, n_points.astype(np.int64))
+
+
+def _floats(column: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(column, dtype=np.float64)
+
+
+def _binary(
+    integers: Sequence[NDArray[np.int64]], floats: Sequence[NDArray[np.float64]]
+) -> Iterator[bytes]:
+    """COPY's binary format: a header; per row a field count, and per field its length and bytes.
+
+    https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". All fields are eight
+    bytes wide, so that a block of rows is one array of records. A NULL has length -1 and no bytes,
+    so rows with one are cut out of their record.
+    """
+    columns = [(column, ">i8") for column in integers] + [(column, ">f8") for column in floats]
+    layout = [("fields", ">i2")]
+    for index, (_, kind) in enumerate(columns):
+        layout += [(f"length_{index}", ">i4"), (f"value_{index}", kind)]
+    yield b"PGCOPY\n\xff\r\n\0" + bytes(8)
+    total = len(integers[0])
+    for start in range(0, total, COPY_BLOCK_ROWS):
+        part = slice(start, min(start + COPY_BLOCK_ROWS, total))
+        records = np.empty(part.stop - part.start, dtype=layout)
+        records["fields"] = len(columns)
+        absent = np.zeros((len(records), records.dtype.itemsize), dtype=bool)
+        for index, (column, _) in enumerate(columns):
+            values = column[part]
+            records[f"length_{index}"] = 8
+            records[f"value_{index}"] = values
+            if index > len(integers):  # tokens and lr, which may be unknown
+                unknown = np.isnan(values)
+                records[f"length_{index}"][unknown] = -1
+                offset = records.dtype.fields[f"value_{index}"][1]  # type: ignore[index]
+                absent[unknown, offset : offset + 8] = True
+        if absent.any():
+            rows = records.view(np.uint8).reshape(len(records), -1)
+            yield rows[~absent].tobytes()
+        else:
+            yield records.tobytes()
+    yield b"\xff\xff"
