@@ -38,7 +38,11 @@ class StoredFit:
 
 @dataclass(frozen=True)
 class FitPoint:
-    """One finished run as a fit sees it: N and D, its FLOPs where known, its last loss."""
+    """One finished run as a fit sees it: N and D, its FLOPs where known, its last loss.
+
+    label, inputs: what an import wrote into the run's config: the name that its rows share, and
+    every input by name.
+    """
 
     run_id: int
     name: str
@@ -60,6 +64,8 @@ class FitPoint:
     parent_run_id: int | None
     eval_tokens: float | None
     eval_bytes: float | None
+    label: str | None = None
+    inputs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,8 @@ def select_points(
                 e.loss, e.loss_unit, e.step, r.steps,
                 r.flops_exact, r.flops_6nd, r.flops_palm, r.unique_tokens,
                 r.recipe, r.cooled, r.seed, r.kind, r.sweep_id, r.parent_run_id,
-                e.tokens as eval_tokens, e.bytes as eval_bytes
+                e.tokens as eval_tokens, e.bytes as eval_bytes,
+                r.config ->> 'run' as label, r.config -> 'inputs' as inputs
             from runs r
             left join lateral (
                 select * from evaluations

@@ -63,9 +63,13 @@ def create(
     reach: Mapping[str, Any],
     compute_ratio: float | None = None,
     run_id: int | None = None,
+    backtest: bool = False,
 ) -> Forecast:
-    """Keep a forecast. Conflict if its run has a loss already: that would be no forecast."""
-    if run_id is not None and _known(connection, run_id, validation_set):
+    """Keep a forecast. Conflict if its run has a loss already: that would be no forecast.
+
+    `backtest` keeps it all the same; created_at, after the run's end, tells it from a forecast.
+    """
+    if run_id is not None and not backtest and _known(connection, run_id, validation_set):
         raise Conflict(
             "forecast",
             f"the loss of run {run_id} on {validation_set!r} is known already: a forecast is "

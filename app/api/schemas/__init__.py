@@ -1,0 +1,1 @@
+"""The shapes of requests and answers, one file a resource, with examples that run."""

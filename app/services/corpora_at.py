@@ -1,0 +1,72 @@
+"""The corpora that a specification names -> what the planner needs to know of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.services.errors import ServiceError
+from app.settings import Settings
+
+
+def listed(settings: Settings) -> list[dict[str, Any]]:
+    """The manifests of the corpora under `corpus_dir`, by name."""
+    manifests = sorted(settings.corpus_dir.glob("*/manifest.json"))
+    return [
+        {**json.loads(path.read_text("utf-8")), "path": str(path.parent.resolve())}
+        for path in manifests
+    ]
+
+
+def paths(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """name -> folder. Raises ServiceError for a corpus that has not been built here."""
+    known = {manifest["name"]: manifest["path"] for manifest in listed(settings)}
+    for name in names:
+        if name not in known:
+            there = ", ".join(sorted(known)) or "none yet"
+            raise ServiceError(
+                "invalid",
+                f"There is no corpus {name!r} in {settings.corpus_dir} (there is: {there}).",
+                "Build it with `scalewright corpus build`, or name another.",
+                column="corpora",
+                value=name,
+            )
+    return {name: known[name] for name in names}
+
+
+def unique_tokens(settings: Settings, names: Sequence[str]) -> dict[str, float]:
+    """name -> training tokens in the corpus."""
+    return {
+        manifest["name"]: float(manifest["tokens"]["train"])
+        for manifest in listed(settings)
+        if manifest["name"] in names
+    }
+
+
+def with_vocabulary(settings: Settings, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with model.vocab_size filled in from its corpora, or checked against them."""
+    train = [corpus["name"] for corpus in (spec.get("corpora") or {}).get("train", ())]
+    sizes = {
+        manifest["name"]: int(manifest["tokenizer"]["vocab_size"])
+        for manifest in listed(settings)
+        if manifest["name"] in train
+    }
+    if len(set(sizes.values())) > 1:
+        raise ServiceError(
+            "invalid",
+            f"The training corpora have different vocabularies: {sizes}.",
+            "Build them with one tokenizer.",
+            column="corpora",
+        )
+    model = dict(spec.get("model") or {})
+    if sizes:
+        found = next(iter(sizes.values()))
+        given = model.setdefault("vocab_size", found)
+        if given < found:
+            raise ServiceError(
+                "invalid",
+                f"model.vocab_size is {given}, and the corpora hold ids up to {found - 1}.",
+                f"Use {found}, or leave it out.",
+                column="model.vocab_size",
+                value=given,
+            )
+    return {**spec, "model": model}

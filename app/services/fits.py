@@ -1,0 +1,437 @@
+"""Fits: a law to the runs of the database, or to points that came with the request.
+
+What a fit stands on is stored with it: the runs, the conventions, the request, the seed. A fit
+never changes; to fit again is to make another.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+import fitting
+from app.importers.measured import N_CONVENTIONS
+from app.services import laws, paging, projects
+from app.services.errors import ServiceError, not_found
+from app.storage import evaluations as stored_evaluations
+from app.storage import fits as storage
+from app.storage.errors import NotFound
+from app.storage.fits import FitPoint, Selection
+from fitting import Fit, Law, Objective, Runs
+
+MAX_POINTS = 100_000
+MAX_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which runs of a project are fitted.
+
+    cooled   True: finished cool-downs only; False: the others only; None: both
+    recipe   the trainer's hash (or its first characters); None: there must be one only
+    run_ids  these runs and no others
+    """
+
+    recipe: str | None = None
+    cooled: bool | None = True
+    min_steps: int | None = None
+    run_ids: tuple[int, ...] | None = None
+    n_convention: str = "total"
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """law, and either project + validation_set (+ select) or inputs + loss.
+
+    inputs  {name: values}, one value a point, with `loss` and where known `run` and `flops`
+    """
+
+    law: str
+    project: str | int | None = None
+    validation_set: str | None = None
+    select: Select = field(default_factory=Select)
+    inputs: Mapping[str, Sequence[float]] | None = None
+    loss: Sequence[float] | None = None
+    run: Sequence[str] | None = None
+    flops: Sequence[float] | None = None
+    n_convention: str = "total"
+    flops_convention: str = "6ND"
+    loss_unit: str = "nats/token"
+    objective: str = "huber-log"
+    delta: float = 1e-3
+    draws: int = 1000
+    level: float = 0.9
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StoredFit:
+    """A fit as it is kept. `document` is FIT.json without its draws unless they were asked for."""
+
+    id: int
+    project_id: int | None
+    law: str
+    status: str
+    digest: str
+    request: dict[str, Any]
+    document: dict[str, Any]
+    run_ids: list[int]
+    created_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """Changes with the fit, which never does, and with whether the draws are in it."""
+        has_draws = "draws" in self.document
+        text = f"{self.id} {self.digest} {self.created_at.isoformat()} {has_draws}"
+        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Runs of the database as a fit reads them; `left_out` says what was not taken, and why."""
+
+    runs: Runs
+    run_ids: list[int]
+    left_out: list[dict[str, Any]]
+
+
+def create(connection: Connection, request: FitRequest) -> StoredFit:
+    """Fit and store. ServiceError or fitting.FittingError where the input cannot be used."""
+    law = laws.find(request.law)
+    project_id: int | None = None
+    selected: Selected | None = None
+    if request.project is not None:
+        project_id = projects.resolve(connection, request.project).id
+    if request.inputs is None:
+        selected = select_runs(connection, law, request)
+        runs = selected.runs
+    else:
+        runs = runs_of_points(law, request)
+    fitted = compute(law, runs, request)
+    document = fitted.to_dict()
+    if selected is not None and selected.left_out:
+        document["left_out"] = selected.left_out
+    stored = storage.create(
+        connection,
+        project_id=project_id,
+        law=law.name,
+        status=fitted.status,
+        digest=document["digest"],
+        request=describe_request(request),
+        document=document,
+        run_ids=[] if selected is None else selected.run_ids,
+    )
+    return _shown(stored, draws=False)
+
+
+def compute(law: Law, runs: Runs, request: FitRequest) -> Fit:
+    """The fit itself: pure, and the same for points and for runs of the database."""
+    return fitting.fit(
+        law,
+        runs,
+        objective=Objective(kind=request.objective, delta=request.delta),  # type: ignore[arg-type]
+        draws=request.draws,
+        level=request.level,
+        seed=request.seed,
+    )
+
+
+def get(connection: Connection, fit_id: int, *, draws: bool = False) -> StoredFit:
+    return _shown(_stored(connection, fit_id), draws=draws)
+
+
+def load(connection: Connection, fit_id: int) -> Fit:
+    """The fit itself, with its draws: what predicts and allocates."""
+    return Fit.from_dict(_stored(connection, fit_id).document)
+
+
+def page(
+    connection: Connection,
+    *,
+    project: str | int | None = None,
+    law: str | None = None,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
+) -> paging.Page[StoredFit]:
+    """Newest first, without draws."""
+    stored = storage.page(
+        connection,
+        project_id=None if project is None else projects.resolve(connection, project).id,
+        law=law,
+        after=paging.after_of(cursor),
+        limit=limit,
+    )
+    return paging.page_of(stored, lambda fit: _shown(fit, draws=False))
+
+
+def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
+    """What the fit was made from: {run_id, run, inputs, loss} a point, for a figure's dots."""
+    stored = _stored(connection, fit_id)
+    request = request_from(stored.request)
+    if request.inputs is not None:
+        names = list(request.inputs)
+        return [
+            {
+                "run_id": None,
+                "run": None if request.run is None else request.run[i],
+                "inputs": {name: float(request.inputs[name][i]) for name in names},
+                "loss": float(loss),
+            }
+            for i, loss in enumerate(request.loss or ())
+        ]
+    law = laws.find(stored.law)
+    assert stored.project_id is not None, "a fit of runs has a project"
+    used = set(stored.run_ids)
+    return [
+        {
+            "run_id": row.run_id,
+            "run": row.name,
+            "inputs": {one.name: input_of(row, one.name) for one in law.inputs},
+            "loss": row.loss,
+        }
+        for row in _selection(connection, stored.project_id, request).points
+        if row.run_id in used
+    ]
+
+
+def select_runs(connection: Connection, law: Law, request: FitRequest) -> Selected:
+    """The runs that the request asks for, checked: one recipe, one loss unit, one way to count.
+
+    The loss of a run is its evaluation on the validation set at its last step.
+    """
+    select = request.select
+    if request.project is None or not request.validation_set:
+        raise ServiceError(
+            "invalid",
+            "A fit needs points, or a project and a validation set.",
+            'Give "project" and "validation_set", or "points".',
+            column="project" if request.project is None else "validation_set",
+        )
+    if select.n_convention not in N_CONVENTIONS:
+        raise ServiceError(
+            "invalid",
+            f"{select.n_convention!r} is no way to count N.",
+            f"Use one of {', '.join(N_CONVENTIONS)}.",
+            column="select.n_convention",
+            value=select.n_convention,
+        )
+    project = projects.resolve(connection, request.project)
+    chosen = _selection(connection, project.id, request)
+    if select.run_ids is not None:
+        _refuse_missing(select.run_ids, chosen)
+    rows = chosen.points
+    if select.recipe is not None:
+        rows = [row for row in rows if row.recipe.startswith(select.recipe)]
+    if not rows:
+        known = ", ".join(map(repr, stored_evaluations.validation_sets(connection, project.id)))
+        raise ServiceError(
+            "not_enough_data",
+            f"No finished run of {project.name!r} with a loss on {request.validation_set!r} is "
+            f"left by the selection (the project has losses on: {known or 'nothing yet'}).",
+            "Loosen `select`, name another validation set, or wait for the sweep.",
+        )
+    _refuse_mixed("recipe", {row.recipe for row in rows})
+    _refuse_mixed("loss_unit", {row.loss_unit for row in rows})
+    left_out = [
+        {"run_id": row.run_id, "run": row.name, "reason": row.reason} for row in chosen.left_out
+    ]
+    kept = []
+    for row in rows:
+        missing = [one.name for one in law.inputs if input_of(row, one.name) is None]
+        if missing:
+            reason = f"its {' and '.join(missing)} is not known"
+            left_out.append({"run_id": row.run_id, "run": row.name, "reason": reason})
+        else:
+            kept.append(row)
+    if not kept:
+        raise ServiceError(
+            "not_enough_data",
+            f"None of the {len(rows)} runs has every input of {law.name}: "
+            f"{left_out[-1]['reason']}.",
+            "Fit a law of N and D, or import runs with that column.",
+        )
+    exact = all(row.flops_exact is not None for row in kept)
+    return Selected(
+        Runs(
+            inputs={
+                one.name: np.array([input_of(row, one.name) for row in kept], dtype=float)
+                for one in law.inputs
+            },
+            loss=np.array([row.loss for row in kept], dtype=float),
+            run=np.array([_group(row) for row in kept]),
+            n_convention=select.n_convention,
+            flops_convention="exact" if exact else "6ND",
+            loss_unit=kept[0].loss_unit,
+            flops=np.array([row.flops_exact for row in kept], dtype=float) if exact else None,
+        ),
+        [row.run_id for row in kept],
+        left_out,
+    )
+
+
+def runs_of_points(law: Law, request: FitRequest) -> Runs:
+    """The request's own points."""
+    assert request.inputs is not None
+    if not request.loss:
+        raise ServiceError("invalid", "There are no points.", "Give one a run.", column="points")
+    if len(request.loss) > MAX_POINTS:
+        raise ServiceError(
+            "too_large",
+            f"{len(request.loss)} points are more than {MAX_POINTS}.",
+            "Import the runs and fit a selection, or thin the curves.",
+        )
+    missing = [name for name in law.input_names if name not in request.inputs]
+    if missing:
+        raise ServiceError(
+            "invalid",
+            f"{law.name} needs {', '.join(law.input_names)}; {missing[0]} is missing.",
+            f"Give every point a value of {missing[0]}.",
+            column=missing[0],
+        )
+    return Runs(
+        inputs={name: np.asarray(request.inputs[name], dtype=float) for name in law.input_names},
+        loss=np.asarray(request.loss, dtype=float),
+        run=None if request.run is None else np.asarray(request.run),
+        n_convention=request.n_convention,
+        flops_convention=request.flops_convention,
+        loss_unit=request.loss_unit,
+        flops=None if request.flops is None else np.asarray(request.flops, dtype=float),
+    )
+
+
+def input_of(row: FitPoint, name: str) -> float | None:
+    """An input of a law as a run has it: N and D, U its unique tokens, C its compute; any other by
+    its name, from what an import brought."""
+    value = {
+        "N": row.N,
+        "D": row.D,
+        "U": row.unique_tokens,
+        "C": row.flops_exact if row.flops_exact is not None else row.flops_6nd,
+    }.get(name)
+    if value is None:
+        value = (row.inputs or {}).get(name)
+    return None if value is None else float(value)
+
+
+def describe_request(request: FitRequest) -> dict[str, Any]:
+    """What is stored with the fit: enough to make it again."""
+    described: dict[str, Any] = {
+        "law": request.law,
+        "objective": request.objective,
+        "delta": request.delta,
+        "draws": request.draws,
+        "level": request.level,
+        "seed": request.seed,
+    }
+    if request.inputs is not None:
+        described |= {
+            "inputs": {name: list(map(float, column)) for name, column in request.inputs.items()},
+            "loss": list(map(float, request.loss or ())),
+            "n_convention": request.n_convention,
+            "flops_convention": request.flops_convention,
+            "loss_unit": request.loss_unit,
+        }
+        for name in ("run", "flops"):
+            column = getattr(request, name)
+            if column is not None:
+                described[name] = list(column)
+    if request.project is not None:
+        described |= {"project": request.project, "validation_set": request.validation_set}
+    if request.inputs is None:
+        select = request.select
+        described["select"] = {
+            "recipe": select.recipe,
+            "cooled": select.cooled,
+            "min_steps": select.min_steps,
+            "run_ids": None if select.run_ids is None else list(select.run_ids),
+            "n_convention": select.n_convention,
+        }
+    return described
+
+
+def request_from(described: Mapping[str, Any]) -> FitRequest:
+    """The opposite of `describe_request`."""
+    parts = dict(described)
+    select = dict(parts.pop("select", {}))
+    if select.get("run_ids") is not None:
+        select["run_ids"] = tuple(select["run_ids"])
+    return FitRequest(select=Select(**select), **parts)
+
+
+def _selection(connection: Connection, project_id: int, request: FitRequest) -> Selection:
+    """The finished runs that the request's `select` asks for, whatever their recipe."""
+    select = request.select
+    return storage.select_points(
+        connection,
+        project_id,
+        request.validation_set or "",
+        {
+            # runs that were named one by one are taken as they are
+            "cooled": None if select.run_ids is not None else select.cooled,
+            "min_steps": select.min_steps,
+            "run_ids": select.run_ids,
+        },
+        n_convention=select.n_convention,
+    )
+
+
+def _group(row: FitPoint) -> str:
+    """What the bootstrap resamples: rows that an import gave one run label go together."""
+    return f"run {row.run_id}" if row.label is None else f"label {row.label}"
+
+
+def _refuse_missing(wanted: Sequence[int], chosen: Selection) -> None:
+    missing = sorted(set(wanted) - {row.run_id for row in chosen.points})
+    if missing:
+        known = {row.run_id: row.reason for row in chosen.left_out}
+        reason = known.get(missing[0], "it is no finished run of this project")
+        raise ServiceError(
+            "not_enough_data",
+            f"Run {missing[0]} cannot be fitted: {reason}"
+            + (f" (and {len(missing) - 1} more)." if missing[1:] else "."),
+            "Leave it out of run_ids, or wait for it.",
+            column="select.run_ids",
+            value=missing[0],
+        )
+
+
+def _refuse_mixed(what: str, values: set[str]) -> None:
+    if len(values) > 1:
+        shown = ", ".join(sorted((value[:12] or "(imported)") for value in values))
+        raise ServiceError(
+            "invalid",
+            f"The runs have {len(values)} {what}s: {shown}.",
+            "They do not follow one law: choose one with select.recipe."
+            if what == "recipe"
+            else "Convert them to one unit, or select the runs of one.",
+            column=f"select.{what}",
+            value=shown,
+        )
+
+
+def _stored(connection: Connection, fit_id: int) -> storage.StoredFit:
+    try:
+        return storage.get(connection, fit_id)
+    except NotFound:
+        raise not_found("fit", fit_id) from None
+
+
+def _shown(stored: storage.StoredFit, *, draws: bool) -> StoredFit:
+    document = dict(stored.document)
+    if not draws:
+        document.pop("draws", None)
+    return StoredFit(
+        id=stored.id,
+        project_id=stored.project_id,
+        law=stored.law,
+        status=stored.status,
+        digest=stored.digest,
+        request=stored.request,
+        document=document,
+        run_ids=list(stored.run_ids),
+        created_at=stored.created_at,
+    )

@@ -1,0 +1,58 @@
+"""API keys: made once, shown once, kept as a digest."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sqlalchemy import Connection
+
+from app.services.errors import ServiceError
+from app.storage import keys as storage
+
+Scope = Literal["read", "submit", "admin"]
+SCOPES: tuple[str, ...] = get_args(Scope)
+# A scope includes the ones before it.
+_INCLUDES = {"read": {"read"}, "submit": {"read", "submit"}, "admin": {"read", "submit", "admin"}}
+PREFIX = "sw_"
+SHOWN_CHARACTERS = 8
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request. `name` is "local" where no keys are asked for."""
+
+    name: str
+    scopes: frozenset[str]
+
+    def may(self, scope: Scope) -> bool:
+        return any(scope in _INCLUDES.get(held, ()) for held in self.scopes)
+
+
+LOCAL = Caller("local", frozenset({"admin"}))
+
+
+def digest_of(key: str) -> str:
+    """SHA-256 is enough here: a key is 256 random bits, not a password that could be guessed."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create(connection: Connection, name: str, scopes: list[str]) -> str:
+    """A new key; the only time that its text is seen."""
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not scopes:
+        raise ServiceError(
+            "invalid",
+            f"{unknown[0] if unknown else 'No scope'} is not a scope.",
+            f"Use one or more of {', '.join(SCOPES)}.",
+            column="scopes",
+        )
+    key = PREFIX + secrets.token_urlsafe(32)
+    storage.create(connection, name, key[: len(PREFIX) + SHOWN_CHARACTERS], digest_of(key), scopes)
+    return key
+
+
+def find(connection: Connection, key: str) -> Caller | None:
+    """The caller that holds the key; None if there is none or it was revoked."""
+    found = storage.find_active(connection, digest_of(key))
+    return None if found is None else Caller(found.name, frozenset(found.scopes))

@@ -1,0 +1,191 @@
+"""Training runs: submitted, watched, stopped; and what happens when one gets somewhere.
+
+Workers call `checkpoint_landed` and `ended` in the transaction that stores the event.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from app.services import corpora_at, forecasts, paging, projects
+from app.services.errors import ServiceError, not_found
+from app.services.sweep_plan import PlannedRun, corpus_names, plan_run
+from app.settings import Settings
+from app.storage import evaluations as stored_evaluations
+from app.storage import queue, recording
+from app.storage import runs as storage
+from app.storage import sweeps as stored_sweeps
+from app.storage.errors import Conflict, NotFound
+from app.storage.runs import NewRun, Run
+
+# Higher is trained earlier. A trunk goes before what would keep a worker from unblocking branches.
+TRUNK_PRIORITY = 100
+
+
+def get(connection: Connection, run_id: int) -> Run:
+    try:
+        return storage.get(connection, run_id)
+    except NotFound:
+        raise not_found("run", run_id) from None
+
+
+def page(
+    connection: Connection,
+    *,
+    project: str | int | None = None,
+    sweep_id: int | None = None,
+    import_id: int | None = None,
+    status: str | None = None,
+    kind: str | None = None,
+    recipe: str | None = None,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
+) -> paging.Page[Run]:
+    """Newest first; the conditions all hold."""
+    stored = storage.page(
+        connection,
+        project_id=None if project is None else projects.resolve(connection, project).id,
+        sweep_id=sweep_id,
+        import_id=import_id,
+        status=status,
+        kind=kind,
+        recipe=recipe,
+        after=paging.after_of(cursor),
+        limit=limit,
+    )
+    return paging.page_of(stored, lambda run: run)
+
+
+def submit(
+    connection: Connection,
+    settings: Settings,
+    project: str | int,
+    name: str,
+    spec: Mapping[str, Any],
+) -> Run:
+    """One run by itself, queued.
+
+    spec is a sweep's specification with `size` in place of sizes, and `budget_flops` or `steps`;
+    or `{"sweep": id, "size": ..., "budget_flops": ...}`, which takes the recipe from that sweep,
+    so that the run may be set beside its runs.
+    """
+    into = projects.resolve(connection, project)
+    recipe = dict(spec)
+    size = recipe.pop("size", {})
+    budget_flops, steps = recipe.pop("budget_flops", None), recipe.pop("steps", None)
+    sweep_id = recipe.pop("sweep", None)
+    if sweep_id is not None:
+        try:
+            sweep = stored_sweeps.get(connection, sweep_id)
+        except NotFound:
+            raise not_found("sweep", sweep_id) from None
+        if sweep.project_id != into.id:
+            raise ServiceError(
+                "invalid",
+                f"Sweep {sweep_id} is in another project.",
+                "Submit the run to the project of its sweep.",
+                column="sweep",
+                value=sweep_id,
+            )
+        recipe = {**sweep.spec, **recipe}
+    elif "corpora" not in recipe:
+        raise ServiceError(
+            "invalid",
+            "The run has neither a sweep to take its recipe from nor corpora of its own.",
+            'Give "sweep": id, or "corpora", "model" and "optimizer" as a sweep has them.',
+            column="corpora",
+        )
+    recipe = corpora_at.with_vocabulary(settings, recipe)
+    paths = corpora_at.paths(settings, corpus_names(recipe))
+    planned = plan_run(name, recipe, size, paths=paths, budget_flops=budget_flops, steps=steps)
+    try:
+        run = storage.create(connection, row_of(planned, into.id, status="queued"))
+    except Conflict:
+        raise ServiceError(
+            "conflict",
+            f"The project has a run named {name!r} already.",
+            "Choose another name.",
+            column="name",
+            value=name,
+        ) from None
+    queue.defer_train(connection, run.id)
+    return run
+
+
+def row_of(
+    planned: PlannedRun,
+    project_id: int,
+    *,
+    status: str = "planned",
+    sweep_id: int | None = None,
+    parent_run_id: int | None = None,
+) -> NewRun:
+    """A planned run as a row. Its recipe is written by the trainer, which knows the corpora."""
+    return NewRun(
+        project_id=project_id,
+        name=planned.name,
+        kind=planned.kind,
+        status=status,
+        sweep_id=sweep_id,
+        parent_run_id=parent_run_id,
+        parent_step=planned.parent_step,
+        config=planned.config,
+        cooled=planned.cooled,
+        seed=planned.config["seed"],
+        steps=planned.steps,
+        n_total=planned.n["total"],
+        n_non_embedding=planned.n["non_embedding"],
+        n_blocks=planned.n["blocks"],
+        n_blocks_and_head=planned.n["blocks_and_head"],
+        tokens=planned.tokens,
+        flops_exact=planned.flops["exact"],
+        flops_6nd=planned.flops["6nd"],
+        flops_palm=planned.flops["palm"],
+    )
+
+
+def cancel(connection: Connection, run_id: int) -> Run:
+    """Ask a run to stop: at once if no worker has it, else at its worker's next sign of life."""
+    run = get(connection, run_id)
+    if run.ended:
+        raise ServiceError(
+            "conflict",
+            f"Run {run_id} is {run.status} already.",
+            "Only a run that has not ended can be cancelled.",
+            value=run.status,
+        )
+    recording.request_stop(connection, run_id)
+    return get(connection, run_id)
+
+
+def retry(connection: Connection, run_id: int) -> Run:
+    """Queue a run again that failed, diverged or was cancelled; it resumes from its checkpoint."""
+    get(connection, run_id)
+    try:
+        storage.queue_again(connection, run_id)
+    except Conflict as error:
+        raise ServiceError(
+            "conflict", f"{error}.", "Submit a new run for another try.", value=run_id
+        ) from None
+    queue.defer_train(connection, run_id)
+    return get(connection, run_id)
+
+
+def evaluations(connection: Connection, run_id: int) -> list[Any]:
+    """Every evaluation of the run, by validation set and step."""
+    get(connection, run_id)
+    return stored_evaluations.of_run(connection, run_id)
+
+
+def checkpoint_landed(connection: Connection, run_id: int) -> list[int]:
+    """Queue the branches whose starting checkpoint is there now; their ids. Twice is harmless."""
+    ready = storage.queue_ready_branches(connection, run_id)
+    for branch_id in ready:
+        queue.defer_train(connection, branch_id)
+    return ready
+
+
+def ended(connection: Connection, run_id: int) -> None:
+    """What follows from a run's end: its forecasts are scored. Twice is harmless."""
+    forecasts.score_run(connection, run_id)

@@ -1,0 +1,127 @@
+"""What there is, counted: for summaries, gauges and time estimates."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+
+def of_project(connection: Connection, project_id: int) -> dict[str, int]:
+    """runs, finished_runs, fits, sweeps and forecasts of a project."""
+    row = connection.execute(
+        text(
+            """
+            select
+                (select count(*) from runs where project_id = :id) as runs,
+                (select count(*) from runs where project_id = :id and status = 'finished')
+                    as finished_runs,
+                (select count(*) from fits where project_id = :id) as fits,
+                (select count(*) from sweeps where project_id = :id) as sweeps,
+                (select count(*) from forecasts where project_id = :id) as forecasts
+            """
+        ),
+        {"id": project_id},
+    ).one()
+    return {name: int(count) for name, count in row._mapping.items()}
+
+
+def finals_of_sweep(connection: Connection, sweep_id: int) -> dict[str, int]:
+    """The cooled runs of a sweep by status: what a law is fitted to."""
+    rows = connection.execute(
+        text("select status, count(*) from runs where sweep_id = :id and cooled group by status"),
+        {"id": sweep_id},
+    )
+    return {status: int(count) for status, count in rows}
+
+
+def training_rates(
+    connection: Connection, *, sweep_id: int | None = None, limit: int = 200
+) -> list[tuple[float, float]]:
+    """(N of the blocks, exact FLOP/s) of the runs that finished last, in one attempt each.
+
+    A branch is counted from the step at which it leaves its trunk.
+    """
+    rows = connection.execute(
+        text(
+            """
+            select n_blocks, flops_exact
+                * (1 - case kind when 'branch' then coalesce(parent_step, 0) else 0 end
+                    / steps::float8)
+                / extract(epoch from finished_at - started_at)::float8
+            from runs
+            where status = 'finished' and attempt = 1 and finished_at > started_at
+                and steps > 0 and flops_exact > 0 and n_blocks > 0
+                and (cast(:sweep_id as bigint) is null or sweep_id = cast(:sweep_id as bigint))
+            order by finished_at desc limit :limit
+            """
+        ),
+        {"sweep_id": sweep_id, "limit": limit},
+    )
+    return [(float(n), float(rate)) for n, rate in rows]
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A worker by what it holds: `runs` in training, last heard of at `heartbeat_at`."""
+
+    name: str
+    runs: int
+    heartbeat_at: datetime | None
+
+
+def workers(connection: Connection) -> list[WorkerSeen]:
+    """The workers that hold a run now."""
+    rows = connection.execute(
+        text(
+            "select worker, count(*) as runs, max(heartbeat_at) as heartbeat_at from runs"
+            " where status = 'running' and worker is not null group by worker order by worker"
+        )
+    )
+    return [WorkerSeen(row.worker, row.runs, row.heartbeat_at) for row in rows]
+
+
+def idle_workers(connection: Connection, within_seconds: float = 30.0) -> int:
+    """Worker processes that the queue has heard of lately, whether they hold a run or not."""
+    return int(
+        connection.execute(
+            text(
+                "select count(*) from procrastinate_workers where last_heartbeat"
+                " > clock_timestamp() - cast(:seconds as float8) * interval '1 second'"
+            ),
+            {"seconds": within_seconds},
+        ).scalar_one()
+    )
+
+
+def by_status(connection: Connection, table: str) -> dict[str, int]:
+    """Rows of runs, jobs or fits by their status."""
+    if table not in ("runs", "jobs", "fits"):
+        raise ValueError(f"{table!r} has no status")
+    rows = connection.execute(text(f"select status, count(*) from {table} group by status"))
+    return {status: int(count) for status, count in rows}
+
+
+def table_rows_estimated(connection: Connection, table: str) -> int:
+    """How many rows a (partitioned) table has, by the planner's statistics: instant, not exact."""
+    return int(
+        connection.execute(
+            text(
+                "select coalesce(sum(greatest(c.reltuples, 0)), 0) from pg_class c"
+                " left join pg_inherits i on i.inhrelid = c.oid"
+                " where c.relkind = 'r' and (c.oid = to_regclass(:name)"
+                " or i.inhparent = to_regclass(:name))"
+            ),
+            {"name": table},
+        ).scalar_one()
+    )
+
+
+def forecasts_scored(connection: Connection) -> tuple[int, int]:
+    """(scored forecasts, those whose interval held)."""
+    row = connection.execute(
+        text(
+            "select count(*), count(*) filter (where actual between lower and upper)"
+            " from forecasts where actual is not null"
+        )
+    ).one()
+    return int(row[0]), int(row[1])
