@@ -89,7 +89,7 @@ def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
     if len(matrix) < 16:
         try:
             np.linalg.cholesky(matrix)
-            return np.linalg.solve(matrix, rhs[:, :, None])[:, :, 0]
+            return np.asarray(np.linalg.solve(matrix, rhs[:, :, None])[:, :, 0], dtype=float)
         except np.linalg.LinAlgError:
             pass  # one of them is not positive definite: find out which, below
     a = np.ascontiguousarray(np.moveaxis(matrix, 0, -1))

@@ -83,9 +83,7 @@ def gadre() -> Iterator[Task]:
     for data in ("c4_original", "rpj", "rw_original"):
         rows = [r for r in table("parametric/gadre_overtraining.csv") if r["train_set"] == data]
         N = column(rows, "N")
-        yield _task(
-            f"gadre {data}", f"gadre {data}", rows, N < 1e9, N >= 1e9, column(rows, "loss")
-        )
+        yield _task(f"gadre {data}", f"gadre {data}", rows, N < 1e9, N >= 1e9, column(rows, "loss"))
 
 
 def gemstones() -> Iterator[Task]:
@@ -103,10 +101,7 @@ def porian() -> Iterator[Task]:
         C = column(own, "C")
         top = C.max()
         name = f"porian {key[1]} {key[2]} {key[3]} {key[4]} {key[5]}"
-        yield _task(
-            name, f"porian {key[1]}", own, C <= top / 8 * 1.01, C >= top / 2 * 0.99,
-            column(own, "loss"),
-        )  # fmt: skip
+        yield _task(name, f"porian {key[1]}", own, C < top / 7, C > top / 3, column(own, "loss"))
 
 
 def real() -> list[Task]:
@@ -126,9 +121,7 @@ FORMS = {
     # the two terms meet as in Kaplan et al.'s eq. 1.5, over a floor: never exactly separable
     "coupled": lambda N, D: 1.7 + ((9e13 / N) ** (0.3 / 0.4) + 5e13 / D) ** 0.4 / 110.0,
     # an exponent that decays: a break at 3e9 tokens
-    "broken": lambda N, D: (
-        1.9 + 400 * N**-0.34 + 900 * D**-0.33 * (1 + (D / 3e9) ** 2.0) ** -0.03
-    ),
+    "broken": lambda N, D: 1.9 + 400 * N**-0.34 + 900 * D**-0.33 * (1 + (D / 3e9) ** 2.0) ** -0.03,
     # the smallest runs are still in an initial transient
     "transient": lambda N, D: 1.8 + 480 * N**-0.35 + 2100 * D**-0.37 * (1 + (3e8 / D) ** 1.5),
 }
