@@ -1,0 +1,11 @@
+"""The dashboard: server-rendered pages, figures in Python, one small script.
+
+    app.include_router(app.dashboard.public_router)
+    app.include_router(app.dashboard.router, dependencies=[...who may read...])
+
+`app.dashboard.figures` works in a notebook without a server.
+"""
+
+from app.dashboard.routes import public_router, router
+
+__all__ = ["public_router", "router"]

@@ -1,0 +1,45 @@
+"""Figures: plain values in, a plotly `Figure` out.
+
+One builder serves the page, the export and a notebook. Nothing here knows the database, a route or
+a law by name: what the axes are called and which units they carry comes in as `Quantity`.
+
+| figure | shows |
+|---|---|
+| `fitted` | measured points, the law through them, its interval |
+| `residuals` | what the law leaves unexplained |
+| `isoflop` | loss along each compute budget, with its minimum |
+| `contour` | loss over (N, D) and the compute-optimal path with its uncertainty |
+| `valley` | loss along one budget: how much a smaller model costs |
+| `draws` | parameters of the resampled fits, pair by pair |
+| `run`, `curves` | one training run; many over each other |
+| `forecasts` | what was forecast and what came |
+"""
+
+from app.dashboard.figures.contour import Path, contour
+from app.dashboard.figures.draws import draws
+from app.dashboard.figures.fitted import fitted, residuals
+from app.dashboard.figures.forecasts import Forecast, forecasts
+from app.dashboard.figures.isoflop import isoflop, valley
+from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves, run
+from app.dashboard.figures.values import Cloud, Line, Quantity
+
+__all__ = [
+    "STEPS",
+    "TOKENS",
+    "Cloud",
+    "Curve",
+    "Evaluations",
+    "Forecast",
+    "Line",
+    "Path",
+    "Quantity",
+    "contour",
+    "curves",
+    "draws",
+    "fitted",
+    "forecasts",
+    "isoflop",
+    "residuals",
+    "run",
+    "valley",
+]

@@ -1,0 +1,15 @@
+"""Every page of the dashboard behind two routers: what a reader may see, and what anybody may."""
+
+from fastapi import APIRouter
+
+from app.dashboard.pages import fits, forecasts, laws, overview, predict, runs, static
+
+router = APIRouter(include_in_schema=False)
+"""Pages with data: include it behind whatever decides who may read."""
+for _page in (overview, runs, fits, predict, forecasts, laws):
+    router.include_router(_page.router)
+
+public_router = APIRouter(include_in_schema=False)
+"""Style, script and the sign-in page: needed before anybody is known."""
+for _page in (static,):
+    public_router.include_router(_page.router)

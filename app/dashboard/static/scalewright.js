@@ -1,0 +1,175 @@
+// The whole script: draw the figures of a page, follow a live run, answer what-if questions.
+"use strict";
+
+const all = (what, inside = document) => [...inside.querySelectorAll(what)];
+
+// The figure's own colours suit both grounds; ink, grid and hover label follow the page.
+function themed(layout) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, grid, muted, surface] = ["--ink", "--grid", "--muted", "--surface"].map(
+    (name) => style.getPropertyValue(name).trim());
+  const copy = structuredClone(layout);
+  const base = copy.template.layout;
+  base.font.color = ink;
+  base.modebar = { bgcolor: "rgba(0,0,0,0)", color: muted, activecolor: ink };
+  base.hoverlabel = { ...base.hoverlabel, bgcolor: surface, bordercolor: muted };
+  base.hoverlabel.font = { ...base.hoverlabel.font, color: ink };
+  base.xaxis.gridcolor = base.yaxis.gridcolor = grid;
+  return copy;
+}
+
+function draw(element, figure) {
+  element.figure = figure;
+  return Plotly.react(element, figure.data, themed(figure.layout), figure.config);
+}
+
+function drawAll() {
+  for (const element of all("[data-figure]"))
+    draw(element, element.figure
+      ?? JSON.parse(document.getElementById(element.dataset.figure).textContent));
+}
+
+// A live run: an event says that something is new, the server draws what it is.
+function follow(section) {
+  let waiting = false;
+  async function refresh() {
+    waiting = false;
+    const answer = await fetch(section.dataset.live);
+    if (!answer.ok) return;
+    const figure = await answer.json();
+    const plot = section.querySelector("[data-figure]");
+    // the first point, and the end of the run, change more than the figure
+    if (figure.run.ended || (!plot && figure.data)) return location.reload();
+    if (plot) await draw(plot, figure);
+    for (const step of all("[data-live-step]"))
+      step.textContent = figure.run.step.toLocaleString("en");
+  }
+  function soon() {
+    if (!waiting) setTimeout(refresh, 1000);
+    waiting = true;
+  }
+  const events = new EventSource(section.dataset.events);
+  for (const name of section.dataset.names.split(" ")) events.addEventListener(name, soon);
+  addEventListener("pagehide", () => events.close());
+}
+
+// ---- what if: numbers from the REST API, written as app/dashboard/text.py writes them ----
+
+const LETTERS = { T: 1e12, B: 1e9, G: 1e9, M: 1e6, k: 1e3, K: 1e3 };
+
+function parse(shown) {
+  const plain = shown.replace(/[\s,_]/g, "");
+  const factor = LETTERS[plain.slice(-1)];
+  return factor ? Number(plain.slice(0, -1)) * factor : Number(plain);
+}
+
+function quantity(value, unit = "", digits = 3) {
+  if (/parameters|tokens|steps|samples|documents|bytes|sequences/i.test(unit)) {
+    const letter = ["T", "B", "M", "k"].find((one) => value.toPrecision(digits) >= LETTERS[one]);
+    if (value < 1e15)
+      return letter ? (value / LETTERS[letter]).toPrecision(digits) + letter : value.toFixed();
+  } else if (unit !== "FLOPs" && value >= 1e-4 && value < 1e6) {
+    return String(Number(value.toPrecision(digits)));
+  }
+  const [head, power] = value.toExponential(digits - 1).split("e");
+  const raised = [...String(Number(power))].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+  return `${head} × 10${raised.join("")}`;
+}
+
+function reach(values) {
+  const beyond = Object.entries(values).filter(([, times]) => times > 1 + 1e-9)
+    .map(([name, times]) => `${quantity(times, "", 2)}× in ${name}`);
+  return beyond.length ? beyond.join(", ") + " beyond the largest run" : "within the range of the runs";
+}
+
+const loss = (value) => value.toFixed(3);
+const between = (pair, shown) => (pair ? `[${shown(pair[0])}, ${shown(pair[1])}]` : "–");
+
+async function ask(address, body) {
+  const answer = await fetch(address, body && {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error([found.detail, found.hint].filter(Boolean).join(" "));
+  return found;
+}
+
+function show(name, shown, exact = shown) {
+  for (const element of all(`[data-out="${name}"]`)) {
+    element.textContent = shown;
+    element.title = exact;
+  }
+}
+
+function showPrediction({ inputs, ...run }, largest) {
+  show("loss", loss(run.loss), run.loss);
+  show("interval", between([run.lower, run.upper], loss), `[${run.lower}, ${run.upper}]`);
+  const flops = 6 * inputs.N * inputs.D;
+  show("reach", reach({ ...run.reach, compute: flops / largest }));
+  show("flops", quantity(flops, "FLOPs"));
+  show("ratio", quantity(inputs.D / inputs.N));
+}
+
+function showAllocation({ optimal, intervals, budget_flops, warnings }, largest) {
+  show("budget", quantity(budget_flops, "FLOPs"));
+  for (const [name, unit] of [["N", "parameters"], ["D", "tokens"], ["tokens_per_parameter", ""]]) {
+    show(name, quantity(optimal[name], unit), optimal[name]);
+    show(name + "-interval", between(intervals[name], (value) => quantity(value, unit)));
+  }
+  show("best", loss(optimal.loss), optimal.loss);
+  show("best-interval", between([optimal.lower, optimal.upper], loss));
+  show("best-reach", reach({
+    N: optimal.reach_N, D: optimal.reach_D, compute: budget_flops / largest }));
+  for (const box of all("[data-warnings]"))
+    box.replaceChildren(...warnings.map(({ message }) => Object.assign(
+      document.createElement("p"), { className: "notice", textContent: message })));
+}
+
+function whatIf(form) {
+  const fit = Number(form.dataset.whatif), largest = Number(form.dataset.largest);
+  let turn = 0, timer;
+  async function answer() {
+    const mine = ++turn, state = form.querySelector("[data-state]");
+    const values = all("input[data-unit]", form).map((input) => [input.name, parse(input.value)]);
+    const { budget, ...inputs } = Object.fromEntries(values);
+    const query = new URLSearchParams([["fit", fit], ...values]);
+    try {
+      const [prediction, allocation, figure] = await Promise.all([
+        ask("/v1/predictions", { fit_id: fit, points: [inputs] }),
+        budget && ask("/v1/allocations", { fit_id: fit, budget_flops: budget }),
+        ask("/predict/figure.json?" + query)]);
+      if (mine !== turn) return; // a later question is under way
+      showPrediction(prediction.predictions[0], largest);
+      if (allocation) showAllocation(allocation, largest);
+      for (const plot of all("#answer")) draw(plot, figure);
+      history.replaceState(null, "", "?" + query);
+      state.textContent = "";
+    } catch (error) {
+      if (mine === turn) state.textContent = error.message;
+    }
+  }
+  for (const slider of all("input[type=range]", form)) {
+    const input = document.getElementById(slider.dataset.for);
+    const log = "log" in slider.dataset;
+    const soon = () => { clearTimeout(timer); timer = setTimeout(answer, 120); };
+    slider.addEventListener("input", () => {
+      const value = log ? 10 ** slider.value : Number(slider.value);
+      input.value = input.dataset.unit === "FLOPs"
+        ? value.toExponential(2).replace("e+", "e") : quantity(value, input.dataset.unit);
+      soon();
+    });
+    input.addEventListener("input", () => {
+      slider.value = log ? Math.log10(parse(input.value)) : parse(input.value);
+      soon();
+    });
+  }
+  form.addEventListener("submit", (event) => { event.preventDefault(); answer(); });
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  if (window.Plotly) drawAll();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  all("[data-live]").forEach(follow);
+  all("[data-whatif]").forEach(whatIf);
+  for (const input of all("[data-submit]"))
+    input.addEventListener("change", () => input.form.submit());
+});

@@ -1,0 +1,246 @@
+"""Pages on a real database: they answer, they say the interval, they escape what people type."""
+
+import html
+import json
+import re
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine, insert
+
+import fitting
+from app.dashboard.render import PLOTLY_JS, STATIC_FILES
+from app.storage import tables
+from fitting.law import Input, Law, Param
+from fitting.links import LOG
+from tests.dashboard.seeded import Seeded
+
+PAGES = ("/", "/runs", "/fits", "/predict", "/forecasts", "/laws")
+
+
+def page(pages: TestClient, address: str, status: int = 200) -> str:
+    answer = pages.get(address)
+    assert answer.status_code == status, answer.text[:500]
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "unsafe-eval" not in answer.headers["content-security-policy"]
+    return answer.text
+
+
+class TestEmpty:
+    """These come first: the module's database is empty until `seeded` is asked for."""
+
+    @pytest.mark.parametrize("address", PAGES)
+    def test_says_what_to_do_next(self, pages: TestClient, address: str) -> None:
+        shown = page(pages, address)
+        assert "<h1>" in shown
+        if address != "/laws":
+            assert "<pre>" in shown
+
+    @pytest.mark.parametrize("address", ["/runs/1", "/fits/1", "/sweeps/1", "/laws/none"])
+    def test_what_is_not_there_is_a_page_that_says_so(
+        self, pages: TestClient, address: str
+    ) -> None:
+        assert "There is no" in page(pages, address, 404)
+
+
+class TestSeeded:
+    @pytest.mark.parametrize("address", [*PAGES, "/runs/1", "/sweeps/1", "/fits/1", "/runs/21"])
+    def test_answers(self, pages: TestClient, seeded: Seeded, address: str) -> None:
+        shown = page(pages, address)
+        # no script but our own files, and JSON, which is not run
+        for kind in re.findall(r"<script([^>]*)>", shown):
+            assert 'src="/static/' in kind or 'type="application/json"' in kind
+        assert " onclick" not in shown and "javascript:" not in shown
+        for table in re.findall(r"<table>(.*?)</table>", shown, re.S):
+            assert "<caption>" in table
+        for field in re.findall(r'<(?:select|input type="text") id="([^"]+)"', shown):
+            assert f'<label for="{field}"' in shown
+
+    def test_the_overview_shows_the_forecast_with_interval_and_verdict(
+        self, pages: TestClient, seeded: Seeded
+    ) -> None:
+        shown = page(pages, "/")
+        at = seeded.fit.predict({"N": 8.57e9, "D": 1.75e11})
+        assert re.search(r"\[\d\.\d{3}, \d\.\d{3}\]", shown)
+        assert f"{at.value[0]:.2f}" in shown
+        assert "✓ inside" in shown and "✗ outside" in shown and "12× the compute" in shown
+        assert "1 of 2 scored inside" in shown
+
+    def test_a_fit_shows_parameters_at_full_precision_with_intervals(
+        self, pages: TestClient, seeded: Seeded
+    ) -> None:
+        shown = page(pages, f"/fits/{seeded.fit_id}")
+        for name, value in seeded.fit.params.items():
+            low, high = seeded.fit.intervals()[name]
+            assert f'title="{value}"' in shown
+            assert f'title="[{low}, {high}]"' in shown
+        for name in ("fitted", "residuals", "isoflop", "contour", "draws"):
+            assert f'id="{name}-data"' in shown
+        assert seeded.fit.data.digest in shown
+
+    def test_predict_says_what_the_fit_says(self, pages: TestClient, seeded: Seeded) -> None:
+        shown = page(pages, f"/predict?fit={seeded.fit_id}&N=70B&D=1.4T&budget=5.76e23")
+        at = seeded.fit.predict({"N": np.array([70e9]), "D": np.array([1.4e12])})
+        assert f'title="{float(at.value[0])}"' in shown
+        assert f"[{at.lower[0]:.3f}, {at.upper[0]:.3f}]" in shown
+        assert "in N" in shown and "beyond the largest run" in shown
+        best = fitting.allocate(fitting.AllocationProblem(seeded.fit, 5.76e23)).optimal
+        assert f'title="{best["N"]}"' in shown
+        assert f'title="{best["D"]}"' in shown
+
+    def test_predict_takes_what_cannot_be_read_for_nothing(
+        self, pages: TestClient, seeded: Seeded
+    ) -> None:
+        for query in (
+            "N=-3&D=x&budget=0",
+            "N=nan",
+            "budget=1e-300",
+            "fit=abc",
+            "fit=999",
+            "D=1e300",
+        ):
+            assert "<h1>" in page(pages, f"/predict?{query}")
+
+    def test_exports(self, pages: TestClient, seeded: Seeded) -> None:
+        answer = pages.get(f"/fits/{seeded.fit_id}/figures/contour.json")
+        assert {"data", "layout", "config"} == set(answer.json())
+        answer = pages.get(f"/fits/{seeded.fit_id}/figures/isoflop.html")
+        assert "attachment" in answer.headers["content-disposition"]
+        assert "plotly.js v" in answer.text and len(answer.text) > 4_000_000
+        assert pages.get(f"/fits/{seeded.fit_id}/figures/none.json").status_code == 404
+
+    def test_a_live_run_asks_for_its_events(self, pages: TestClient, seeded: Seeded) -> None:
+        shown = page(pages, f"/runs/{seeded.live_run_id}")
+        assert f'data-events="/v1/runs/{seeded.live_run_id}/events"' in shown
+        state = pages.get(f"/runs/{seeded.live_run_id}/figure.json").json()
+        assert state["run"] == {"step": 1000, "ended": False}
+        assert state["data"][0]["name"] == "training loss"
+        assert "data-events" not in page(pages, f"/runs/{seeded.run_ids[0]}")
+
+    def test_bits_per_byte(self, pages: TestClient, seeded: Seeded) -> None:
+        """1e6 tokens of 4e6 bytes: loss / 4 / ln 2."""
+        shown = page(pages, f"/runs/{seeded.run_ids[0]}")
+        loss = float(re.findall(r'<td class="n"><span title="([\d.]+)">', shown)[0])
+        assert f"{loss / 4 / np.log(2):.3f}" in shown
+
+    def test_runs_can_be_paged_and_filtered(
+        self, pages: TestClient, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "still-training" in page(pages, "/runs?status=running")
+        assert "the-large-run" not in page(pages, "/runs?status=running")
+        monkeypatch.setattr("app.dashboard.pages.runs.PAGE", 10)
+        first = page(pages, "/runs?status=finished")
+        following = re.search(r'<a href="(\?[^"]+)">Older runs', first)
+        assert following is not None
+        second = page(pages, "/runs" + html.unescape(following[1]))
+        names = [set(re.findall(r'<a href="/runs/(\d+)">', shown)) for shown in (first, second)]
+        assert len(names[0]) == len(names[1]) == 10 and not names[0] & names[1]
+
+    def test_static_files_come_from_here_and_from_the_plotly_package(
+        self, pages: TestClient
+    ) -> None:
+        for name in STATIC_FILES:
+            assert pages.get(f"/static/{name}").status_code == 200
+        assert pages.get("/static/plotly.min.js").content == PLOTLY_JS.read_bytes()
+        assert pages.get("/static/..%2Frender.py").status_code == 404
+        assert "http" not in STATIC_FILES["scalewright.js"][0].read_text()
+
+    def test_what_people_type_is_escaped(
+        self, pages: TestClient, seeded: Seeded, engine: Engine
+    ) -> None:
+        attack = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+        with engine.begin() as connection:
+            project = connection.execute(
+                insert(tables.projects)
+                .values(name=attack, description=attack)
+                .returning(tables.projects.c.id)
+            ).scalar_one()
+            run = connection.execute(
+                insert(tables.runs)
+                .values(
+                    project_id=project,
+                    name=attack,
+                    message=attack,
+                    status="failed",
+                    recipe=attack,
+                    config={"x": attack},
+                    n_total=1e6,
+                )
+                .returning(tables.runs.c.id)
+            ).scalar_one()
+            connection.execute(
+                insert(tables.curve_points),
+                [{"run_id": run, "step": k, "loss": 3.0 / k} for k in range(1, 9)],
+            )
+            connection.execute(
+                insert(tables.forecasts).values(
+                    project_id=project,
+                    fit_id=seeded.fit_id,
+                    run_id=run,
+                    validation_set=attack,
+                    inputs={attack: 1.0},
+                    level=0.9,
+                    loss=2.0,
+                    lower=1.9,
+                    upper=2.1,
+                    reach={attack: 3.0},
+                    actual=2.05,
+                )
+            )
+        for address in (
+            "/",
+            "/runs",
+            f"/runs?project={quote(attack)}",
+            f"/runs/{run}",
+            "/forecasts",
+            f"/laws/{quote(attack, safe='')}",
+        ):
+            shown = pages.get(address).text
+            assert "<script>alert" not in shown and "<img src=x" not in shown, address
+
+    def test_a_new_law_appears_by_itself(
+        self, pages: TestClient, seeded: Seeded, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One more law in the registry: its own page, its fit's slices, its sliders."""
+        law = Law(
+            name="toy",
+            title="A toy law of layers",
+            latex="E + a / q",
+            source="made up for this test",
+            formula=toy,
+            inputs=(Input("q", "layers", "depth", (1.0, 100.0)),),
+            params=(Param("E", "floor", (0.5, 3.0), LOG), Param("a", "slope", (0.1, 10.0), LOG)),
+        )
+        monkeypatch.setitem(fitting.LAWS, "toy", law)
+        assert "A toy law of layers" in page(pages, "/laws")
+        assert "layers" in page(pages, "/laws/toy")
+        q = np.arange(1.0, 13.0)
+        loss = toy(q, E=1.5, a=2.0) * (1 + 0.002 * np.cos(q))
+        fitted = fitting.fit(law, fitting.Runs({"q": q}, loss), draws=50)
+        with engine.begin() as connection:
+            fit_id = connection.execute(
+                insert(tables.fits)
+                .values(
+                    law="toy",
+                    status=fitted.status,
+                    digest="x",
+                    document=fitted.to_dict(),
+                    request={"law": "toy", "inputs": {"q": list(q)}, "loss": list(loss)},
+                )
+                .returning(tables.fits.c.id)
+            ).scalar_one()
+        shown = page(pages, f"/fits/{fit_id}")
+        assert 'id="fitted-data"' in shown and 'id="contour-data"' not in shown
+        shown = page(pages, f"/predict?fit={fit_id}&q=50")
+        at = fitted.predict({"q": 50.0})
+        assert f"[{at.lower[0]:.3f}, {at.upper[0]:.3f}]" in shown
+        assert "Depth q" in shown and "layers" in shown
+        figure = json.loads(pages.get(f"/predict/figure.json?fit={fit_id}&q=50").text)
+        assert figure["layout"]["xaxis"]["title"]["text"] == "q (layers)"
+
+
+def toy(q: np.ndarray, *, E: float, a: float) -> np.ndarray:
+    return E + a / q
