@@ -53,8 +53,9 @@ soak: $(STAMP) ## Long tests: hours of load and faults
 bench: $(STAMP) ## Benchmarks, in CPU seconds
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests/benchmarks -o python_files='*.py' $(ARGS)
 
-docs: $(STAMP) ## Rewrite the pages that are generated: docs/laws/
+docs: $(STAMP) ## Rewrite the pages that are generated: docs/laws/ and docs/reference/
 	@$(BIN)/scalewright docs laws
+	@$(BIN)/scalewright docs reference
 
 docker-check: ## Install each Docker target's packages in a clean environment and start it
 	@scripts/check_docker_targets.sh

@@ -68,6 +68,8 @@ app.command(
     },
 )(cli_operate.worker)
 app.add_typer(cli_operate.db, name="db", rich_help_panel=OPERATE)
+app.add_typer(cli_operate.corpus, name="corpus", rich_help_panel=OPERATE)
+app.add_typer(cli_operate.keys, name="keys", rich_help_panel=OPERATE)
 app.add_typer(docs, name="docs", rich_help_panel=OPERATE)
 
 

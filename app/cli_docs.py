@@ -1,6 +1,7 @@
-"""`scalewright docs laws`: the page of every law, written from its LAW.
+"""`scalewright docs`: the pages that are written from the code.
 
-A new law's page comes by running it; `tests/test_docs.py` holds that the pages are in step.
+`laws` writes the page of every law from its LAW; `reference` the lists of commands, routes and
+settings. `make docs` runs both; `tests/test_docs.py` holds that the pages are in step.
 """
 
 from collections.abc import Mapping
@@ -12,31 +13,41 @@ import typer
 if TYPE_CHECKING:
     from fitting import Law
 
-MARK = "<!-- Written by `scalewright docs laws` from fitting/laws. Do not edit. -->"
+MARK = "<!-- Written by `make docs` from the code. Do not edit. -->"
 
+Check = Annotated[
+    bool, typer.Option("--check", help="Write nothing; exit 1 if a page is out of step.")
+]
 docs = typer.Typer(no_args_is_help=True, help="Write the pages that come from the code.")
-
-
-@docs.callback()
-def _docs() -> None:
-    """Write the pages that come from the code."""
 
 
 @docs.command("laws")
 def laws(
     folder: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("docs/laws"),
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit 1 if a page is out of step.")
-    ] = False,
+    check: Check = False,
 ) -> None:
     """Write one page for each law, and their list."""
     from fitting import LAWS
 
-    pages = law_pages(LAWS)
+    _put(law_pages(LAWS), folder, check)
+
+
+@docs.command("reference")
+def reference(
+    folder: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("docs/reference"),
+    check: Check = False,
+) -> None:
+    """Write the lists of commands, of settings and of REST routes."""
+    from app.cli_docs_reference import reference_pages
+
+    _put(reference_pages(), folder, check)
+
+
+def _put(pages: Mapping[str, str], folder: Path, check: bool) -> None:
     stale = out_of_step(pages, folder)
     if check:
         for name in stale:
-            typer.echo(f"{folder / name} is out of step with fitting/laws", err=True)
+            typer.echo(f"{folder / name} is out of step with the code", err=True)
         if stale:
             typer.echo("Run: make docs", err=True)
             raise typer.Exit(1)
@@ -47,11 +58,11 @@ def laws(
     for name in stale:
         if name not in pages:
             (folder / name).unlink()
-    typer.echo(f"{len(pages) - 1} laws in {folder}, {len(stale)} pages changed", err=True)
+    typer.echo(f"{len(pages)} pages in {folder}, {len(stale)} changed", err=True)
 
 
 def out_of_step(pages: Mapping[str, str], folder: Path) -> list[str]:
-    """The pages that differ from what is in the folder, and those of laws that are gone."""
+    """The pages that differ from what is in the folder, and those of things that are gone."""
     differ = [
         name
         for name, text in pages.items()

@@ -60,7 +60,7 @@ class LossUnit(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Level = Annotated[
     float,
-    typer.Option(help="Probability of the intervals.", min=0.01, max=0.999, show_default="0.9"),
+    typer.Option(help="Probability of the intervals.", min=0.01, max=0.999),
 ]
 FitFile = Annotated[
     Path, typer.Argument(metavar="FIT.json", exists=True, dir_okay=False, help="From fit --out.")

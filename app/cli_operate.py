@@ -1,7 +1,8 @@
-"""Commands of whoever runs the server: serve, worker, db, demo."""
+"""Commands of whoever runs the server: serve, worker, db, corpus, keys, demo."""
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -189,3 +190,148 @@ def db_stop() -> None:
 
     stopped = embedded.stop(settings)
     note("Stopped." if stopped else f"No server runs in {settings.postgres_dir}.")
+
+
+corpus = typer.Typer(no_args_is_help=True, help="Text to train on: build, list.")
+CorpusDir = Annotated[
+    Path | None, typer.Option(help="Where corpora lie; else SCALEWRIGHT_CORPUS_DIR.")
+]
+
+
+@corpus.command("build")
+def corpus_build(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the corpus; none builds `code` and `english`.")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Argument(help="Folders, files, or names of installed packages.")
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="bytes, bpe:SIZE (trained here), or a tokenizer.json.")
+    ] = "bytes",
+    max_mb: Annotated[float | None, typer.Option(help="Stop at this much text.", min=0.001)] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build the default ones again.")
+    ] = False,
+    corpus_dir: CorpusDir = None,
+    as_json: Json = False,
+) -> None:
+    """Build a corpus: documents de-duplicated, split by their hash, as shards of tokens."""
+    from app.services import corpora
+
+    folder = corpus_dir or settings_or_refuse().corpus_dir
+    if name is not None and not source:
+        raise typer.BadParameter("say what it is made from: folders, files or package names")
+    try:
+        if name is None:
+            built = list(corpora.build_default(folder, rebuild=rebuild, progress=note).values())
+        else:
+            max_bytes = None if max_mb is None else int(max_mb * 1e6)
+            built = [
+                corpora.build(
+                    name,
+                    source or [],
+                    folder,
+                    tokenizer=tokenizer,
+                    max_bytes=max_bytes,
+                    progress=note,
+                )
+            ]
+    except corpora.CorpusError as error:
+        raise Refused(str(error)) from None
+    _show_corpora(built, as_json)
+
+
+@corpus.command("list")
+def corpus_list(corpus_dir: CorpusDir = None, as_json: Json = False) -> None:
+    """List the corpora of this machine."""
+    from app.services import corpora
+
+    folder = corpus_dir or settings_or_refuse().corpus_dir
+    _show_corpora(corpora.list_corpora(folder), as_json)
+
+
+def _show_corpora(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    table = new_table(
+        "Corpora", "corpus", "tokens", "validation", "tokenizer", "digest", text=("tokenizer",)
+    )
+    for one in found:
+        tokenizer = one["tokenizer"]
+        table.add_row(
+            one["name"],
+            f"{one['tokens']['train']:,}",
+            f"{one['tokens']['validation']:,}",
+            f"{tokenizer['kind']} ({tokenizer['vocab_size']})",
+            one["digest"][:12],
+        )
+    print_table(table)
+
+
+keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shown in lists.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, submit or admin; repeat for several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once: only its digest is stored."""
+    from app.services import keys as service
+
+    scopes = scope or ["read"]
+    with migrated_engine(settings_or_refuse()).begin() as connection:
+        key = service.create(connection, name, scopes)
+    if as_json:
+        print_json({"name": name, "scopes": scopes, "key": key})
+    else:
+        note(f"key of {name} ({', '.join(scopes)}); it is not shown again:")
+        typer.echo(key)
+
+
+@keys.command("list")
+def keys_list(as_json: Json = False) -> None:
+    """List the keys: whose, which scopes, revoked or not. Never the keys themselves."""
+    from app.storage import keys as storage
+
+    found = []
+    with migrated_engine(settings_or_refuse()).connect() as connection:
+        after = None
+        while True:
+            page = storage.page(connection, after=after, limit=200)
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+    if as_json:
+        print_json([vars(one) for one in found])
+        return
+    table = new_table(
+        "Keys", "id", "name", "begins", "scopes", "made", "revoked", text=("name", "scopes")
+    )
+    for one in found:
+        revoked = f"{one.revoked_at:%Y-%m-%d}" if one.revoked_at else ""
+        made = f"{one.created_at:%Y-%m-%d}"
+        table.add_row(str(one.id), one.name, one.prefix, ", ".join(one.scopes), made, revoked)
+    print_table(table)
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """End a key, at once and for ever."""
+    from app.storage import keys as storage
+    from app.storage.errors import NotFound
+
+    with migrated_engine(settings_or_refuse()).begin() as connection:
+        try:
+            storage.revoke(connection, key_id)
+        except NotFound:
+            raise Refused(
+                f"There is no key {key_id}.", "List them: scalewright keys list"
+            ) from None
+    note(f"key {key_id} is revoked")

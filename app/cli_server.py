@@ -16,7 +16,6 @@ Server = Annotated[
     str | None,
     typer.Option(help="The server's URL; SCALEWRIGHT_SERVER, else the settings' host and port."),
 ]
-DONE = ("finished", "failed", "cancelled", "diverged")
 
 
 def client(server: str | None) -> "Client":
@@ -102,29 +101,33 @@ def sweep_watch(
 ) -> None:
     """Follow a sweep until all of its runs are over; exit 1 if any of them did not finish."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     to = client(server)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
-        TimeElapsedColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[left]}"),
         console=Console(stderr=True),
     ) as progress:
-        bar = progress.add_task(f"sweep {sweep_id}", total=None)
+        bar = progress.add_task(f"sweep {sweep_id}", total=1.0, left="")
         while True:
-            runs = list(to.every("/v1/runs", sweep_id=sweep_id))
-            over = [run for run in runs if run["status"] in DONE]
-            progress.update(bar, completed=len(over), total=len(runs))
-            if runs and len(over) == len(runs):
+            found = to.get(f"/v1/sweeps/{sweep_id}")
+            now = found["progress"]
+            counts = ", ".join(f"{count} {status}" for status, count in now["statuses"].items())
+            left = now["seconds_left"]
+            about = "" if left is None else f"; about {left / 60:.0f} min left"
+            progress.update(bar, completed=now["fraction"], left=counts + about)
+            if now["ended"]:
                 break
             time.sleep(every)
     if as_json:
-        print_json({"sweep": sweep_id, "runs": runs})
+        print_json(found)
     else:
-        print_table(_runs_table(f"Sweep {sweep_id}", runs))
-    if any(run["status"] != "finished" for run in runs):
+        made = list(to.every("/v1/runs", sweep_id=sweep_id))
+        print_table(_runs_table(f"Sweep {sweep_id}", made))
+    if set(now["statuses"]) - {"finished"}:
         raise typer.Exit(1)
 
 

@@ -51,17 +51,29 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    data_dir: Path = Field(default_factory=default_data_dir)
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Where everything is kept: the embedded Postgres, corpora, checkpoints. "
+        "Default: ~/.local/share/scalewright; /var/lib/scalewright for root.",
+    )
     database_url: str | None = Field(
         default=None,
         repr=False,
         validation_alias=AliasChoices("SCALEWRIGHT_DATABASE_URL", "DATABASE_URL"),
-        description="A Postgres of yours; without it the application starts its own in data_dir.",
+        description="A Postgres of yours (DATABASE_URL does the same); without it the application "
+        "starts its own in the data folder.",
     )
-    database_pool_size: int = Field(default=10, ge=1, le=1000)
+    database_pool_size: int = Field(
+        default=10, ge=1, le=1000, description="Connections that one process keeps open."
+    )
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8421, ge=0, le=65535)
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on; other machines can reach it only with keys.",
+    )
+    port: int = Field(
+        default=8421, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
     auth: Literal["none", "keys"] = Field(
         default="none", description="'keys': every request carries a bearer API key."
     )
@@ -69,16 +81,34 @@ class Settings(BaseSettings):
         default=None, description="A first key with every scope, to make the others with."
     )
 
-    checkpoint_dir: Path = Field(default=Path("checkpoints"), validate_default=True)
-    corpus_dir: Path = Field(default=Path("corpora"), validate_default=True)
+    checkpoint_dir: Path = Field(
+        default=Path("checkpoints"),
+        validate_default=True,
+        description="Checkpoints of runs; relative paths lie in the data folder.",
+    )
+    corpus_dir: Path = Field(
+        default=Path("corpora"),
+        validate_default=True,
+        description="Text to train on; relative paths lie in the data folder.",
+    )
 
-    worker_heartbeat_seconds: float = Field(default=2.0, gt=0)
-    worker_timeout_seconds: float = Field(default=6.0, gt=0)
-    reaper_seconds: float = Field(default=5.0, gt=0)
-    worker_max_failures: int = Field(default=3, ge=0)
+    worker_heartbeat_seconds: float = Field(
+        default=2.0, gt=0, description="How often a worker says that it lives."
+    )
+    worker_timeout_seconds: float = Field(
+        default=6.0, gt=0, description="Silence after which its run goes to another worker."
+    )
+    reaper_seconds: float = Field(
+        default=5.0, gt=0, description="How often silent workers are looked for."
+    )
+    worker_max_failures: int = Field(
+        default=3, ge=0, description="Failures after which a run is not tried again."
+    )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="text or json.")
 
     @field_validator("data_dir")
     @classmethod

@@ -92,6 +92,18 @@ class Engine:
             high,
         )
 
+    def subset(self, rows: NDArray[Any]) -> "Engine":
+        """The same problem on some of the points, in the same coordinates."""
+        where = self.where
+        return replace(
+            self,
+            inputs={k: v[rows] for k, v in self.inputs.items()},
+            loss=self.loss[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            group=self.group[rows],
+            where=None if where is None else replace(where, logs=where.logs[:, rows]),
+        )
+
     def problem(self, delta: float | None = None, rows: Any = None) -> Any:
         """The solver's problem with Huber width delta (default: the objective's own)."""
         d = self.objective.solver_delta if delta is None else delta

@@ -204,7 +204,7 @@ def fit(
             f"{law.name} has no finite value on these runs from any start.",
             "Check the units of the inputs against the law's page.",
         )
-    calibration = calibrate(engine, best)
+    calibration = calibrate(engine, best, seed)
     failed = 0
     if draws:
         sample, failed = bootstrap(engine, best, draws, seed)

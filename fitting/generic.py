@@ -12,7 +12,7 @@ import numpy as np
 from fitting.dual import Dual
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import BLOCK, blocks
+from fitting.newton import Lanes, blocks, lane_weights
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ class GenericProblem:
         jacobian /= y[:, None, :]
         return np.log(y), jacobian
 
-    def evaluate(self, theta: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
-        return self._sums(theta, weights, exact=True)
+    def evaluate(
+        self, theta: Floats, weights: Floats | None, index: Lanes = None
+    ) -> tuple[Floats, Floats, Floats]:
+        return self._sums(theta, weights, index, exact=True)
 
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:
-        return self._sums(theta, weights, exact=False)[2]
+        return self._sums(theta, weights, None, exact=False)[2]
 
     def _sums(
-        self, theta: Floats, weights: Floats | None, exact: bool
+        self, theta: Floats, weights: Floats | None, index: Lanes, exact: bool
     ) -> tuple[Floats, Floats, Floats]:
         lanes, p = theta.shape
         f = np.zeros(lanes)
@@ -83,7 +85,8 @@ class GenericProblem:
             for b, i in blocks(lanes, self.points):
                 y, jac = self.model(theta[b], i)
                 r = target[i] - y
-                w = 1.0 if weights is None else weights[b, i] if weights.ndim == 2 else weights[i]
+                own = lane_weights(weights, b, i, index)
+                w = 1.0 if own is None else own
                 if self.above != 1.0:
                     w = w * np.where(r > 0, self.above, 1.0)
                 psi = r if np.isinf(self.delta) else np.clip(r, -self.delta, self.delta)
@@ -113,6 +116,3 @@ class GenericProblem:
             change = np.matmul(ahead - jac, wpsi[:, :, None])[:, :, 0]
             out[:, j] = change / step[:, None]
         return 0.5 * (out + out.transpose(0, 2, 1))
-
-
-__all__ = ["BLOCK", "GenericProblem"]

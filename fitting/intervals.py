@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fitting.engine import Engine, Optimum
 from fitting.links import Floats
@@ -24,36 +25,57 @@ from fitting.links import Floats
 MAD_TO_SD = 1.4826022185056018
 
 
+# What drift to expect before looking, per decade of compute, and how many decades of evidence
+# that is worth. The mean absolute drift over the simulated truths of tests/benchmarks/fit_tasks.py
+# (one that the law can express, three that it cannot) is 0.014 a decade; the weight is a guess.
+PRIOR_DRIFT = 0.015
+PRIOR_WEIGHT = 2.0
+
+# Rolling origins, and resamples for the parameter noise of each.
+MOST_ORIGINS = 8
+ORIGIN_RESAMPLES = 40
+
+# Calibration sees at most this many points: it asks about systematic error, not about noise.
+CALIBRATION_POINTS = 2_000
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What widens a prediction beyond parameter noise; all in log loss.
 
-    noise: standard deviation of one new run about the law, corrected for the fitted parameters.
-    drift: root mean square error per decade of compute beyond the data, from the rolling origins.
-    bias: mean signed error per decade (positive: larger runs came out worse than predicted).
-    origins: how many cuts the training set allowed; 0 means that `drift` is a fallback.
+    noise: standard deviation of one new run about the law; noise_freedom: points less parameters.
+    drift: scale of the error per decade of compute beyond the data, the prior's and the rolling
+    origins' together; drift_freedom: decades of evidence behind it, the prior's counted.
+    seen: the rolling origins' own estimate (0: no more error than noise explains).
+    bias: their mean signed error per decade (positive: larger runs came out worse than predicted).
+    one_sided: share of the origins whose mean error has the sign of `bias`.
+    origins: how many cuts the training set allowed; span: decades from the first cut to the end.
     """
 
     noise: float
+    noise_freedom: float
     drift: float
+    drift_freedom: float
+    seen: float
     bias: float
+    one_sided: float
     origins: int
-    freedom: float
+    span: float
 
     def spread(self, decades: Floats, level: float) -> Floats:
         """Half-width in log loss, at `level`, of all that is not parameter noise: [points]."""
         from scipy.special import stdtrit
 
-        z = float(stdtrit(self.freedom, 0.5 + 0.5 * level))
-        return np.asarray(z * np.sqrt(self.noise**2 + (self.drift * decades) ** 2))
+        upper = 0.5 + 0.5 * level
+        one = float(stdtrit(self.noise_freedom, upper)) * self.noise
+        far = float(stdtrit(self.drift_freedom, upper)) * self.drift
+        return np.asarray(np.sqrt(one**2 + (far * decades) ** 2))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def resample_counts(
-    group: "np.typing.NDArray[np.int64]", draws: int, rng: np.random.Generator
-) -> Floats:
+def resample_counts(group: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
     """How often each point occurs in each resample of runs: [draws, points].
 
     Whole runs are drawn with replacement, so the points of one curve come and go together.
@@ -101,42 +123,108 @@ def distance(engine: Engine) -> Floats:
     return np.asarray(sum((np.log10(v) for v in positive), np.zeros(engine.loss.size)))
 
 
-def calibrate(engine: Engine, best: Optimum) -> Calibration:
-    """Refit on the smaller runs, predict the larger ones, inside the training set."""
-    r = residuals(engine, best.values)
+def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
+    """Refit on the smaller runs, predict the larger ones, inside the training set.
+
+    At each origin (a cut in compute) the law is refitted to what lies below; the errors above, at
+    distance d decades, have variance noise^2 + (parameter noise of that refit)^2 + (drift d)^2.
+    The first two are known (the second from resamples of the refit), and the drift is what makes
+    the scaled squares average one: Paule & Mandel's estimate (1982) of a variance between
+    studies. It is then shrunk towards PRIOR_DRIFT, as an inverse-chi-square prior would.
+    """
     p = len(best.values)
-    noise = robust_sd(r, p)
-    if not np.isfinite(noise):
-        noise = float(np.sqrt(np.mean(r * r)) * np.sqrt(r.size))
+    n = engine.loss.size
+    noise = robust_sd(residuals(engine, best.values), p)
+    if not np.isfinite(noise):  # as many parameters as points: the residuals know nothing
+        noise = PRIOR_DRIFT
+    freedom = float(max(n - p, 1))
+    rng = np.random.default_rng([seed, 19])
+    if n > CALIBRATION_POINTS:
+        engine = engine.subset(np.sort(rng.choice(n, CALIBRATION_POINTS, replace=False)))
+        n = CALIBRATION_POINTS
     x = distance(engine)
-    levels = np.unique(np.round(x, 2))
-    train, test, far = [], [], []
-    for cut in levels[:-1]:
-        inside = x <= cut + 0.005
-        if inside.sum() < max(p + 2, 0.4 * x.size) or (~inside).sum() < 1:
-            continue
-        train.append(inside)
-        test.append(~inside)
-        far.append(np.maximum(x - cut, 0.0))
-    if not train:
-        return Calibration(noise, max(0.02, noise), 0.0, 0, float(max(r.size - p, 1)))
-    if len(train) > 12:
-        keep = np.unique(np.linspace(0, len(train) - 1, 12).astype(int))
-        train, test, far = [[q[i] for i in keep] for q in (train, test, far)]
-    weights = np.array(train, dtype=float)
-    found = engine.warm(best.theta, weights)
-    values = engine.values(found.theta)
+    cuts = _origins(x, max(p + 2, int(0.4 * n)))
+    if not cuts.size:
+        return Calibration(noise, freedom, PRIOR_DRIFT, PRIOR_WEIGHT, 0.0, 0.0, 0.0, 0, 0.0)
+    below = x[None, :] <= cuts[:, None]
+    far = np.maximum(x[None, :] - cuts[:, None], 0.0)
+    error, variance = _origin_errors(engine, best, below, rng)
+    known = noise**2 + variance
+    judged = ~below & np.isfinite(error) & np.isfinite(variance)
+    share = judged / np.maximum(judged.sum(axis=1, keepdims=True), 1)
+    seen = _paule_mandel(error, known, far, share)
+    slope = np.where(judged, error * far / known, 0.0).sum(axis=1) / np.maximum(
+        np.where(judged, far**2 / known, 0.0).sum(axis=1), 1e-300
+    )
+    bias = float(slope.mean())
+    span = float(x.max() - cuts[0])
+    weight = max(1.0, span)
+    total = PRIOR_WEIGHT + weight
+    drift = np.sqrt((PRIOR_WEIGHT * PRIOR_DRIFT**2 + weight * seen**2) / total)
+    return Calibration(
+        noise=noise,
+        noise_freedom=freedom,
+        drift=float(drift),
+        drift_freedom=total,
+        seen=seen,
+        bias=bias,
+        one_sided=float((np.sign(slope) == np.sign(bias)).mean()),
+        origins=int(cuts.size),
+        span=span,
+    )
+
+
+def _origins(x: Floats, fewest: int) -> Floats:
+    """Cuts in compute that leave at least `fewest` points below and something above."""
+    ordered = np.sort(x)
+    levels = np.unique(np.round(ordered, 2)) + 0.005
+    inside = np.searchsorted(ordered, levels, side="right")
+    levels = levels[(inside >= fewest) & (levels < ordered[-1] - 0.1)]
+    if levels.size > MOST_ORIGINS:
+        wanted = np.linspace(levels[0], levels[-1], MOST_ORIGINS)
+        levels = np.unique(levels[np.abs(levels[:, None] - wanted).argmin(axis=0)])
+    return np.asarray(levels)
+
+
+def _origin_errors(
+    engine: Engine, best: Optimum, below: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """ln loss - ln prediction [origins, points] of each refit, and the variance of that
+    prediction over resamples of the refit's own runs."""
+    lanes = [below.astype(float)]
+    for inside in below:
+        counts = np.zeros((ORIGIN_RESAMPLES, inside.size))
+        counts[:, inside] = resample_counts(engine.group[inside], ORIGIN_RESAMPLES, rng)
+        lanes.append(counts)
+    found = engine.warm(best.theta, np.concatenate(lanes), tol=1e-7)
     with np.errstate(all="ignore"):
-        error = np.log(engine.loss) - np.log(engine.law.evaluate(engine.inputs, values))
-    t, d = np.array(test), np.array(far)
-    t &= np.isfinite(error)
-    e, d = np.where(t, error, 0.0), np.where(t, d, 0.0)
-    beyond = float((d**4).sum())
-    if beyond <= 0:
-        return Calibration(noise, max(0.02, noise), 0.0, 0, float(max(r.size - p, 1)))
-    drift2 = float((np.maximum(e * e - noise**2, 0.0) * d**2).sum()) / beyond
-    bias = float((e * d).sum() / (d**2).sum())
-    return Calibration(noise, float(np.sqrt(drift2)), bias, len(train), float(max(r.size - p, 1)))
+        predicted = np.log(
+            np.asarray(engine.law.evaluate(engine.inputs, engine.values(found.theta)), dtype=float)
+        )
+        predicted = np.broadcast_to(predicted, (len(found.theta), engine.loss.size))
+        error = np.log(engine.loss) - predicted[: len(below)]
+        draws = predicted[len(below) :].reshape(len(below), ORIGIN_RESAMPLES, -1)
+        low, high = np.nanquantile(np.nan_to_num(draws, nan=np.inf), [0.16, 0.84], axis=1)
+    return error, (0.5 * (high - low)) ** 2
+
+
+def _paule_mandel(error: Floats, known: Floats, far: Floats, share: Floats) -> float:
+    """The drift for which the mean of error^2 / (known + drift^2 far^2) is one; 0 if it is below
+    one without any. Each ratio counts at most 9: one diverged run is not a drift."""
+    e2 = np.where(share > 0, error, 0.0) ** 2
+    v = np.where(share > 0, known, 1.0)
+    origins = max(int((share.sum(axis=1) > 0).sum()), 1)
+
+    def mean(drift: float) -> float:
+        return float((share * np.minimum(e2 / (v + (drift * far) ** 2), 9.0)).sum()) / origins
+
+    low, high = 0.0, 1.0
+    if mean(low) <= 1.0:
+        return 0.0
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if mean(middle) > 1.0 else (low, middle)
+    return high
 
 
 def sandwich(engine: Engine, best: Optimum) -> Floats:

@@ -20,13 +20,19 @@ from fitting.links import Floats
 BLOCK = 30_000
 
 
+# Which row of `weights` each lane uses; None: lane b uses row b.
+Lanes = NDArray[np.intp] | None
+
+
 class Problem(Protocol):
     """A sum over points of penalties, with derivatives in the parameters."""
 
     size: int
     points: int
 
-    def evaluate(self, theta: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
+    def evaluate(
+        self, theta: Floats, weights: Floats | None, index: Lanes = None
+    ) -> tuple[Floats, Floats, Floats]:
         """f [B], gradient [B, p], Hessian [B, p, p] at theta [B, p]; weights [n] or [B, n]."""
         ...
 
@@ -62,13 +68,30 @@ def blocks(lanes: int, points: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def lane_weights(
+    weights: Floats | None, lanes: slice, rows: slice, index: Lanes = None
+) -> Floats | None:
+    """The weights of one block: [n] shared, or [lanes, n] picked by `index`."""
+    if weights is None or weights.ndim == 1:
+        return None if weights is None else weights[rows]
+    if index is None:
+        return weights[lanes, rows]
+    return np.asarray(weights[index[lanes]][:, rows])
+
+
 def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
     """Solve matrix [B, p, p] x = rhs [B, p], vectorised over B; NaN where not positive definite.
 
     LAPACK through numpy loops over the batch in C at about 2 us a matrix; with p <= 8 this is
-    p^3/6 operations on long vectors and several times faster.
+    p^3/6 operations on long vectors and several times faster. Few matrices go to LAPACK.
     """
     p = matrix.shape[-1]
+    if len(matrix) < 16:
+        try:
+            np.linalg.cholesky(matrix)
+            return np.asarray(np.linalg.solve(matrix, rhs[:, :, None])[:, :, 0], dtype=float)
+        except np.linalg.LinAlgError:
+            pass  # one of them is not positive definite: find out which, below
     a = np.ascontiguousarray(np.moveaxis(matrix, 0, -1))
     y = [np.empty(0)] * p
     low: list[list[Floats]] = [[np.empty(0)] * p for _ in range(p)]
@@ -153,8 +176,7 @@ def minimise(
         rows = alive[try_these]
         accepted = np.zeros(alive.size, dtype=bool)
         if rows.size:
-            w = weights[rows] if own and weights is not None else weights
-            fn, gn, hn = problem.evaluate(trial[try_these], w)
+            fn, gn, hn = problem.evaluate(trial[try_these], weights, rows if own else None)
             d = moved[try_these]
             predicted = -np.einsum("bi,bi->b", d, g[rows]) - 0.5 * np.einsum(
                 "bi,bij,bj->b", d, h[rows], d

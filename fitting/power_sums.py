@@ -8,12 +8,13 @@ of the Hessian on the Chinchilla data from 3.5e11 to about 1e1.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import blocks
+from fitting.newton import Lanes, blocks, lane_weights
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,36 @@ class PowerSumProblem:
     def _tied(self) -> bool:
         return bool(self.tie.shape[0] != self.tie.shape[1])
 
-    def evaluate(self, theta: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
-        return self._sums(theta, weights, exact=True)
+    @cached_property
+    def _ones(self) -> Floats:
+        return np.ones(self.points)
+
+    @cached_property
+    def _powers(self) -> list[Floats]:
+        """For each term [n, 3]: 1, z, z^2."""
+        return [np.stack([self._ones, z, z * z], axis=1) for z in self.logs]
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[int, int], Floats]:
+        """For each pair k <= j of terms [n, 3 or 4]: 1, z_k, z_j, z_k z_j (once each)."""
+        out = {}
+        for k, z in enumerate(self.logs):
+            out[k, k] = self._powers[k]
+            for j in range(k + 1, len(self.logs)):
+                y = self.logs[j]
+                out[k, j] = np.stack([self._ones, z, y, z * y], axis=1)
+        return out
+
+    def evaluate(
+        self, theta: Floats, weights: Floats | None, index: Lanes = None
+    ) -> tuple[Floats, Floats, Floats]:
+        return self._sums(theta, weights, index, exact=True)
 
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:
-        return self._sums(theta, weights, exact=False)[2]
+        return self._sums(theta, weights, None, exact=False)[2]
 
     def _sums(
-        self, theta: Floats, weights: Floats | None, exact: bool
+        self, theta: Floats, weights: Floats | None, index: Lanes, exact: bool
     ) -> tuple[Floats, Floats, Floats]:
         full = theta @ self.tie.T if self._tied else theta
         lanes = theta.shape[0]
@@ -58,12 +81,14 @@ class PowerSumProblem:
         f = np.zeros(lanes)
         g = np.zeros((lanes, size))
         h = np.zeros((lanes, size, size))
+        pieces = blocks(lanes, self.points)
+        most = max((b.stop - b.start) * (i.stop - i.start) for b, i in pieces)
+        # allocated once: fresh temporaries of this size would be paged in again in every block
+        buffers = np.empty((2 * self.logs.shape[0] + 6, most))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for b, i in blocks(lanes, self.points):
-                w = None
-                if weights is not None:
-                    w = weights[b, i] if weights.ndim == 2 else weights[i]
-                self._block(full[b], i, w, exact, f[b], g[b], h[b])
+            for b, i in pieces:
+                w = lane_weights(weights, b, i, index)
+                self._block(full[b], i, w, exact, buffers, f[b], g[b], h[b])
         if self._tied:
             return f, g @ self.tie, self.tie.T @ h @ self.tie
         return f, g, h
@@ -72,64 +97,73 @@ class PowerSumProblem:
         self,
         theta: Floats,
         rows: slice,
-        weights: Floats | None,
+        w: Floats | None,
         exact: bool,
+        buffers: Floats,
         f: Floats,
         g: Floats,
         h: Floats,
     ) -> None:
-        """Add one block's sums to f, g, h (views)."""
+        """Add one block's sums to f, g, h (views). w: [n], [lanes, n] or None."""
         terms = self.logs.shape[0]
-        z = [self.logs[k, rows] for k in range(terms)]
-        slope = terms + int(self.floor)  # where the exponents begin
-        share = []
-        total = np.zeros((len(theta), z[0].size))
-        if self.floor:
-            total += np.exp(theta[:, terms, None])
+        shape = (theta.shape[0], rows.stop - rows.start)
+        n = shape[0] * shape[1]
+        scratch = [row[:n].reshape(shape) for row in buffers]
+        share, cp = scratch[:terms], scratch[terms : 2 * terms]
+        total, r, psi, wpsi, c, spare = scratch[2 * terms :]
+        ones = self._ones[rows]
+        e, slope = terms, terms + int(self.floor)  # where the floor and the exponents stand
         for k in range(terms):
-            u = np.multiply.outer(theta[:, slope + k], -z[k])
+            u = share[k]
+            np.multiply(-theta[:, slope + k, None], self.logs[k, rows], out=u)
             u += theta[:, k, None]
             np.exp(u, out=u)
-            share.append(u)
-            total += u
-        r = np.log(total)
+            if k == 0:
+                np.add(u, np.exp(theta[:, e, None]) if self.floor else 0.0, out=total)
+            else:
+                total += u
+        np.log(total, out=r)
         np.subtract(self.target[rows], r, out=r)
         np.reciprocal(total, out=total)
         for u in share:
             u *= total
-        if np.isinf(self.delta):
+        squares = np.isinf(self.delta)
+        if squares:
             psi = r
-            inside = None
         else:
-            psi = np.clip(r, -self.delta, self.delta)
-            inside = psi == r
-        w = weights
+            np.clip(r, -self.delta, self.delta, out=psi)
         if self.above != 1.0:
             side = np.where(r > 0, self.above, 1.0)
             w = side if w is None else side * w
-        wpsi = psi.copy() if w is None else psi * w
-        r -= 0.5 * psi
-        r *= wpsi
-        f += r.sum(axis=1)
+        if w is None:
+            np.copyto(wpsi, psi)
+        else:
+            np.multiply(psi, w, out=wpsi)
+        np.multiply(psi, -0.5, out=spare)
+        spare += r
+        f += np.einsum("ij,ij->i", wpsi, spare)
         if exact:
             # sum w 1[inside] J J' - sum w psi (diagonal blocks - J J')
-            if inside is None:
-                c = wpsi + (1.0 if w is None else w)
+            np.copyto(c, wpsi)
+            if squares:
+                c += 1.0 if w is None else w
             else:
-                c = wpsi + (inside if w is None else inside * w)
-        elif inside is None:
-            c = np.broadcast_to(1.0 if w is None else w, wpsi.shape)
+                inside = (psi == r).astype(float)
+                c += inside if w is None else np.multiply(inside, w, out=inside)
         else:
-            r /= np.where(wpsi == 0, 1.0, wpsi)
-            r += 0.5 * psi  # the residual again
-            c = np.where(inside, 1.0, self.delta / np.maximum(np.abs(r), self.delta))
-            c = c if w is None else c * w
-        cp = [c * u for u in share]
-        e = terms
-        one_c = c.sum(axis=1)
+            if squares:
+                c.fill(1.0)
+            else:
+                np.abs(r, out=c)
+                np.maximum(c, self.delta, out=c)
+                np.divide(self.delta, c, out=c)
+            if w is not None:
+                c *= w
+        one_c = c @ ones
         first = []  # sums of c p_k [1, z_k]
         for k in range(terms):
-            m = (wpsi * share[k]) @ np.stack([np.ones_like(z[k]), z[k], z[k] * z[k]], axis=1)
+            np.multiply(wpsi, share[k], out=spare)
+            m = spare @ self._powers[k][rows]
             g[:, k] -= m[:, 0]
             g[:, slope + k] += m[:, 1]
             if self.floor:
@@ -141,33 +175,39 @@ class PowerSumProblem:
                 h[:, slope + k, slope + k] -= m[:, 2]
                 if self.floor:
                     h[:, e, e] += m[:, 0]
-            first.append(cp[k] @ np.stack([np.ones_like(z[k]), z[k]], axis=1))
+            np.multiply(c, share[k], out=cp[k])
+            if self.floor:
+                first.append(cp[k] @ self._powers[k][rows, :2])
         if self.floor:
-            sums = wpsi.sum(axis=1)
+            sums = wpsi @ ones
             g[:, e] -= sums
             if exact:
                 h[:, e, e] -= sums
-        ss = one_c.copy()  # becomes sum c s^2 with s = 1 - sum p
-        sp = [first[k].copy() for k in range(terms)]  # become sums of c s p_k [1, z_k]
+        ss = one_c  # becomes sum c s^2 with s = 1 - sum p
+        sp = [m.copy() for m in first]  # become sums of c s p_k [1, z_k]
         for k in range(terms):
-            ss -= 2.0 * first[k][:, 0]
+            if self.floor:
+                ss -= 2.0 * first[k][:, 0]
             for j in range(k, terms):
-                stack = [np.ones_like(z[k]), z[k], z[j], z[k] * z[j]]
-                m = (cp[k] * share[j]) @ np.stack(stack, axis=1)
                 same = j == k
-                ss += m[:, 0] * (1.0 if same else 2.0)
-                sp[k] -= m[:, :2]
-                if not same:
-                    sp[j] -= m[:, [0, 2]]
-                for row, col, value in (
-                    (k, j, m[:, 0]),
-                    (slope + k, j, -m[:, 1]),
-                    (k, slope + j, -m[:, 2]),
-                    (slope + k, slope + j, m[:, 3]),
-                ):
-                    h[:, row, col] += value
+                np.multiply(cp[k], share[j], out=spare)
+                m = spare @ self._pairs[k, j][rows]
+                if self.floor:
+                    ss += m[:, 0] * (1.0 if same else 2.0)
+                    sp[k] -= m[:, :2]
                     if not same:
-                        h[:, col, row] += value
+                        sp[j] -= m[:, [0, 2]]
+                last = m[:, 2] if same else m[:, 3]
+                other = m[:, 1] if same else m[:, 2]
+                h[:, k, j] += m[:, 0]
+                h[:, slope + k, j] -= m[:, 1]
+                h[:, k, slope + j] -= other
+                h[:, slope + k, slope + j] += last
+                if not same:
+                    h[:, j, k] += m[:, 0]
+                    h[:, j, slope + k] -= m[:, 1]
+                    h[:, slope + j, k] -= other
+                    h[:, slope + j, slope + k] += last
         if self.floor:
             h[:, e, e] += ss
             for k in range(terms):

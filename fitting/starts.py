@@ -98,30 +98,28 @@ def screen_power_sum(
 
 
 def _spread(value: Floats, shape: tuple[int, ...], count: int) -> list[int]:
-    """The best cell, then the best local minima, then the best cells of other regions."""
+    """The best local minima, then the best cells of regions that hold none."""
     cube = value.reshape(shape)
     low = np.ones(shape, dtype=bool)
     for axis in range(cube.ndim):
-        pad = [(1, 1) if a == axis else (0, 0) for a in range(cube.ndim)]
-        wide = np.pad(cube, pad, constant_values=np.inf)
-        n = shape[axis]
-        low &= cube <= np.take(wide, range(0, n), axis=axis)
-        low &= cube <= np.take(wide, range(2, n + 2), axis=axis)
-    order = np.argsort(value, kind="stable")
-    minima = [int(i) for i in order if low.reshape(-1)[i]][:count]
-    regions = {
-        tuple(int(v) * 3 // n for v, n in zip(np.unravel_index(i, shape), shape, strict=True))
-        for i in minima
-    }
-    for i in order:
-        if len(minima) >= count:
-            break
-        cell = np.unravel_index(int(i), shape)
-        region = tuple(int(v) * 3 // n for v, n in zip(cell, shape, strict=True))
-        if region not in regions:
-            regions.add(region)
-            minima.append(int(i))
-    return minima
+        here, there = [slice(None)] * cube.ndim, [slice(None)] * cube.ndim
+        here[axis], there[axis] = slice(1, None), slice(None, -1)
+        ahead = cube[tuple(here)] >= cube[tuple(there)]
+        low[tuple(there)] &= ahead
+        low[tuple(here)] &= cube[tuple(here)] <= cube[tuple(there)]
+    minima = np.flatnonzero(low)
+    minima = minima[np.argsort(value[minima], kind="stable")][:count]
+    if minima.size < count:
+        cells = np.indices(shape).reshape(len(shape), -1)
+        region = np.zeros(value.size, dtype=int)
+        for c, n in zip(cells, shape, strict=True):
+            region = 3 * region + c * 3 // n
+        order = np.argsort(value, kind="stable")
+        _, firsts = np.unique(region[order], return_index=True)
+        others = order[np.sort(firsts)]
+        others = others[~np.isin(region[others], region[minima])]
+        minima = np.concatenate([minima, others[: count - minima.size]])
+    return [int(i) for i in minima]
 
 
 def screen_generic(

@@ -339,7 +339,6 @@ def verdict(state: State, event: Exited, policy: Policy) -> Close:
     if status == "stopped" or state.reason is Reason.WORKER_STOP:
         # Also when nobody here asked: Slurm sends SIGTERM to every process of a job.
         return Close("queued", "stopped with its worker")
-    failures = state.failures + 1
     why = state.detail or _why_it_died(event)
     # The trainer refuses a configuration with exit code 2, or dies of it before its start line.
     # A second attempt would do the same. A broken checkpoint is another matter: it may be skipped.
@@ -348,6 +347,17 @@ def verdict(state: State, event: Exited, policy: Policy) -> Close:
     )
     if status == "failed" or (refused and state.reason is None):
         return Close("failed", message or why, failed=True)
+    return _again(why, state.failures + 1, policy)
+
+
+def unstarted(why: str, failures: int, policy: Policy, *, forever: bool) -> Close:
+    """What becomes of a run whose trainer could not even be started; `forever`: nor ever will."""
+    if forever:
+        return Close("failed", why, failed=True)
+    return _again(why, failures + 1, policy)
+
+
+def _again(why: str, failures: int, policy: Policy) -> Close:
     if failures > policy.max_failures:
         return Close("failed", f"gave up after {failures} failures in a row: {why}", failed=True)
     return Close("queued", why, failed=True, delay_seconds=policy.delay_seconds(failures))

@@ -7,17 +7,44 @@ a trainer from one thread.
 """
 
 import contextlib
+import json
 import os
+import queue
 import selectors
 import signal
 import subprocess
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
+
+import structlog
+
+from workers.lifecycle import (
+    Abandon,
+    Close,
+    Event,
+    Exited,
+    Heard,
+    Kill,
+    LinesRefused,
+    Phase,
+    Policy,
+    State,
+    Terminate,
+    Tick,
+    WorkerStopping,
+    WriteClose,
+    step,
+)
+
+log = structlog.get_logger()
 
 MAX_LINE_BYTES = 4 * 1024 * 1024  # a line of 10,000 points is about 0.5 MB
 STDERR_TAIL_BYTES = 4096
+LOOK_SECONDS = 0.1  # how long an order to stop may wait
 _CHUNK = 65536
 # What a trainer has no use for and must not leak: database addresses and our own settings.
 _SECRET_PREFIXES = ("SCALEWRIGHT_", "DATABASE_", "PG")
@@ -142,6 +169,100 @@ class Trainer:
         self._stderr_bytes += len(data)
         while self._stderr_bytes - len(self._stderr[0]) >= STDERR_TAIL_BYTES:
             self._stderr_bytes -= len(self._stderr.popleft())
+
+
+class Ledger(Protocol):
+    """Where the lines and the end of a run go; see recorder.py."""
+
+    def put(self, line: bytes) -> None: ...
+
+    def close(self, close: Close) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+def watch(
+    trainer: Trainer,
+    ledger: Ledger,
+    mailbox: "queue.SimpleQueue[Event]",
+    state: State,
+    policy: Policy,
+    stopping: threading.Event,
+) -> State:
+    """Let one attempt run its course: the events in, the actions of `lifecycle.step` out.
+
+    `mailbox` brings what came of the ledger's writing; `stopping` is set when the worker is to
+    leave. Returns the last state, in phase DONE, with the trainer gone.
+    """
+
+    def happened(event: Event) -> None:
+        nonlocal state
+        before = state
+        state, actions = step(state, event, policy)
+        if state.phase is not before.phase:
+            log.info("phase", phase=state.phase, reason=state.reason, after=type(event).__name__)
+        for action in actions:
+            match action:
+                case Terminate():
+                    trainer.terminate()
+                case Kill():
+                    trainer.kill()
+                case WriteClose(close):
+                    ledger.close(close)
+                case Abandon():
+                    ledger.abandon()
+
+    def said(lines: Sequence[bytes]) -> None:
+        for line in lines:
+            heard = _heard(line)
+            if heard is None:
+                log.warning("the trainer printed something else", text=line[:200].decode("latin-1"))
+                continue
+            try:
+                ledger.put(line)
+            except OSError as error:
+                happened(LinesRefused(time.monotonic(), f"the spool is full: {error.strerror}"))
+            happened(heard)
+
+    def read(drain: bool = False) -> None:
+        try:
+            said(trainer.drain() if drain else trainer.read(LOOK_SECONDS))
+        except LineTooLong as error:
+            happened(LinesRefused(time.monotonic(), f"the trainer printed {error}"))
+
+    alive = True
+    while state.phase is not Phase.DONE:
+        if alive:
+            returncode = trainer.returncode()
+            read(drain=returncode is not None)
+            if returncode is not None:
+                alive = False
+                trainer.kill()  # what it may have left behind in its group
+                happened(Exited(time.monotonic(), returncode, trainer.stderr_tail))
+        if stopping.is_set():
+            happened(WorkerStopping(time.monotonic()))
+        happened(Tick(time.monotonic()))
+        with contextlib.suppress(queue.Empty):
+            # a living trainer is waited for above, so here only once it is gone
+            happened(mailbox.get(block=not alive, timeout=LOOK_SECONDS))
+            while True:
+                happened(mailbox.get_nowait())
+    return state
+
+
+def _heard(line: bytes) -> Heard | None:
+    """The line as an event; None if it is not of the protocol."""
+    try:
+        document = json.loads(line)
+        event = document["event"]
+        return Heard(
+            time.monotonic(),
+            str(event),
+            str(document.get("status", "")) if event == "end" else "",
+            str(document.get("message", "")) if event == "end" else "",
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def child_environment(

@@ -10,6 +10,7 @@ started by whoever comes first, shared by everyone who uses the data folder, and
 
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -33,6 +34,7 @@ SUPERUSER = "postgres"
 DATABASE = "scalewright"
 START_SECONDS = 120  # a crash with much unwritten log takes long to recover; guess
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
+NO_PID = 2**30  # beyond the largest pid of Linux (2**22) and macOS (99998)
 SOCKET_NAME = ".s.PGSQL.5432"
 
 
@@ -81,47 +83,62 @@ def running(settings: Settings) -> Server | None:
 
 
 def start_server(data_dir: Path, options: Mapping[str, str] | None = None) -> Server:
-    """Start, or find, the server of one data folder. `options` are Postgres settings."""
+    """Start, or find, the server of one data folder. `options` are Postgres settings.
+
+    They hold for a server that is started here, not for one that is found.
+    """
     if os.name == "nt":
         raise EmbeddedServerError(
             "the embedded Postgres needs unix sockets with file permissions; on Windows set "
             "DATABASE_URL to a Postgres of yours"
         )
+    data_dir = data_dir.resolve()
     user = SYSTEM_USER if os.geteuid() == 0 else None
     _make_parent(data_dir.parent, user)
     with _lock(data_dir):
         server = running_server(data_dir)
         if server is not None:
             return server
-        programs = _programs(data_dir.parent, user)
-        _make_data_dir(data_dir, programs, user)
-        socket_dir = _socket_dir(data_dir, user)
-        _forget_stale_pid(data_dir)
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(socket_dir),
-            "unix_socket_permissions": "0700",
-            "max_connections": "200",
-            **(options or {}),
-        }
-        arguments = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        log = data_dir / "log"
+        if _process(data_dir) is None:
+            _launch(data_dir, user, options or {})
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            failure = _run(
-                programs / "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(data_dir),
-                "-l", str(log), "-o", arguments, user=user, cwd=data_dir,
-            )  # fmt: skip
-            server = running_server(data_dir)
-            if failure is None and server is not None:
-                return server
-            # after kill -9 the old server's children hold its shared memory for a moment
-            said = _tail(log)
-            if "shared memory" not in said or time.monotonic() > deadline:
+        while (server := running_server(data_dir)) is None:
+            if _process(data_dir) is None or time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"Postgres did not start in {data_dir}: {failure or 'no answer'}\n{said}"
+                    f"Postgres runs in {data_dir} but takes no connections: {_tail(data_dir)}"
                 )
             time.sleep(0.2)
+        return server
+
+
+def _launch(data_dir: Path, user: str | None, options: Mapping[str, str]) -> None:
+    """Run pg_ctl start until the server is up, recovery after a crash included."""
+    programs = _programs(data_dir.parent, user)
+    _make_data_dir(data_dir, programs, user)
+    socket_dir = _socket_dir(data_dir, user)
+    for lock_file in (data_dir / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock"):
+        _forget_stale_pid(lock_file)
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(socket_dir),
+        "unix_socket_permissions": "0700",
+        "max_connections": "200",
+        **options,
+    }
+    arguments = " ".join(f"-c {shlex.quote(f'{name}={settings[name]}')}" for name in settings)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        failure = _run(
+            programs / "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(data_dir),
+            "-l", str(data_dir / "log"), "-o", arguments, user=user, cwd=data_dir,
+        )  # fmt: skip
+        if failure is None:
+            return
+        # after kill -9 the old server's children hold its shared memory for a moment
+        said = _tail(data_dir)
+        if "shared memory" not in said or time.monotonic() > deadline:
+            raise EmbeddedServerError(f"Postgres did not start in {data_dir}: {failure}\n{said}")
+        time.sleep(0.2)
 
 
 def stop_server(data_dir: Path, *, immediately: bool = False) -> bool:
@@ -129,7 +146,8 @@ def stop_server(data_dir: Path, *, immediately: bool = False) -> bool:
 
     `immediately` skips the last checkpoint; the next start recovers. False if none ran.
     """
-    if not data_dir.parent.exists():
+    data_dir = data_dir.resolve()
+    if not data_dir.exists():
         return False
     with _lock(data_dir):
         process = _process(data_dir)
@@ -146,6 +164,7 @@ def stop_server(data_dir: Path, *, immediately: bool = False) -> bool:
 
 def running_server(data_dir: Path) -> Server | None:
     """The server of a data folder if its process lives and takes connections."""
+    data_dir = data_dir.resolve()
     process = _process(data_dir)
     if process is None:
         return None
@@ -163,23 +182,39 @@ def running_server(data_dir: Path) -> Server | None:
 
 
 def _process(data_dir: Path) -> psutil.Process | None:
-    """The postmaster of this folder; None if there is no pid file or it names another program."""
+    """The postmaster of this folder; None if there is no pid file or its pid is no such process."""
+    process = _named_process(data_dir / "postmaster.pid")
     try:
-        pid = int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or str(data_dir) not in process.cmdline():
-            return None
-        return process
+        command = [] if process is None else process.cmdline()  # empty once it is dead
+        ours = "-D" in command and Path(command[command.index("-D") + 1]).resolve() == data_dir
+    except (psutil.NoSuchProcess, IndexError):
+        return None
+    return process if ours else None
+
+
+def _named_process(lock_file: Path) -> psutil.Process | None:
+    """The process whose pid is in the file's first line, whatever program it runs or ran."""
+    try:
+        return psutil.Process(int(lock_file.read_text().split("\n", 1)[0]))
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
 
 
-def _forget_stale_pid(data_dir: Path) -> None:
-    # After a machine restart the pid in the file may belong to anything; Postgres would refuse to
-    # start for as long as that process lives. Called under the lock, with no server running.
-    pid_file = data_dir / "postmaster.pid"
-    if pid_file.exists() and _process(data_dir) is None:
-        pid_file.unlink()
+def _forget_stale_pid(lock_file: Path) -> None:
+    # The pid in the file may by now be another program's (the machine was restarted), or a dead
+    # server's whom nobody has buried (a container without init): Postgres would not start while
+    # that pid exists. Only the pid is changed: the rest of postmaster.pid tells Postgres whether
+    # children of the old server still work on the data.
+    process = _named_process(lock_file)
+    if process is None:
+        return
+    try:
+        stale = process.status() == psutil.STATUS_ZOMBIE or process.name() != "postgres"
+    except psutil.NoSuchProcess:
+        return
+    if stale:
+        rest = lock_file.read_text().split("\n")[1:]
+        lock_file.write_text("\n".join([str(NO_PID), *rest]))
 
 
 def _make_parent(folder: Path, user: str | None) -> None:
@@ -314,5 +349,7 @@ def _group(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
 
 
-def _tail(log: Path, lines: int = 12) -> str:
+def _tail(data_dir: Path, lines: int = 12) -> str:
+    """The last lines of the server's log."""
+    log = data_dir / "log"
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""

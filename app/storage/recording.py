@@ -77,13 +77,15 @@ class Recorded:
     checkpoints: int
 
 
+# A checkpoint is progress: the failures before it no longer count against the run.
 # A checkpoint that is written again replaces what is known of it, since its file was replaced.
 _RECORD = text(
     """
     with lease as (
         update runs set
             heartbeat_at = clock_timestamp(),
-            step = greatest(step, cast(:last_step as bigint))
+            step = greatest(step, cast(:last_step as bigint)),
+            failures = case when cardinality(cast(:c_step as bigint[])) > 0 then 0 else failures end
         where id = :run_id and attempt = :attempt and status = 'running'
         returning id, stop_requested
     ), new_points as (

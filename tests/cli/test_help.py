@@ -1,0 +1,41 @@
+"""Every command explains itself."""
+
+import pytest
+import typer.main
+
+from app.cli import app
+from app.cli_docs_reference import commands
+
+from .conftest import Run
+
+NAMES = [name.split()[1:] for name, _ in commands(typer.main.get_command(app), "scalewright")]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=" ".join)
+def test_help_of_every_command(run: Run, name: list[str]) -> None:
+    if name == ["worker"]:  # becomes `python -m workers`, which explains itself
+        pytest.skip("its help is that of `python -m workers`")
+    done = run(*name, "--help")
+    assert done.code == 0 and "Usage" in done.out
+
+
+def test_the_commands_that_are_laid_down_are_there() -> None:
+    there = {" ".join(name) for name in NAMES}
+    assert there >= {
+        *("laws", "fit", "predict", "allocate", "openapi"),
+        *("serve", "worker", "demo", "import"),
+        *("db upgrade", "db status", "db stop", "sweep submit", "sweep watch"),
+        *("runs list", "runs show", "runs cancel", "corpus build", "corpus list"),
+        *("keys create", "keys list", "keys revoke"),
+    }
+
+
+def test_no_argument_prints_the_help(run: Run) -> None:
+    done = run()
+    assert done.code == 2 and "Usage" in done.out + done.err
+
+
+def test_the_version_is_the_distributions(run: Run) -> None:
+    from importlib.metadata import version
+
+    assert run("--version").out.strip() == version("scalewright")

@@ -1,0 +1,213 @@
+"""One attempt at one run: claim it, find what it goes on from, train, close."""
+
+import hashlib
+import json
+import os
+import queue
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from app.settings import Settings
+from app.storage import checkpoints, recording, runs
+from app.storage.checkpoints import Checkpoint
+from app.storage.runs import Run
+from workers.lifecycle import Close, Event, Phase, Policy, started, unstarted
+from workers.recorder import Recorder, Spool, store_close
+from workers.supervise import Trainer, child_environment, watch
+
+log = structlog.get_logger()
+
+TRAINER = (sys.executable, "-m", "workers.proxy.train")
+HOME = Path(__file__).resolve().parent.parent  # where `-m workers.proxy.train` is found
+
+
+class Unstartable(Exception):
+    """The run cannot be started, now or later; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Station:
+    """What every run of a worker process shares."""
+
+    engine: Engine
+    settings: Settings
+    name: str
+    policy: Policy
+    stopping: threading.Event
+    gpus: "queue.SimpleQueue[str] | None" = None
+    trainer: Sequence[str] = TRAINER
+    busy: set[int] = field(default_factory=set)  # ids of the runs that are being trained here
+
+    @property
+    def flush_seconds(self) -> float:
+        """Between two writes: also the heartbeat, and how soon a cancel is heard of."""
+        return min(1.0, self.settings.worker_heartbeat_seconds / 2)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that is ours, and what was recorded of it so far."""
+
+    run: Run
+    attempt: int
+    left: list[Checkpoint]
+    trunk: Checkpoint | None
+
+
+def claim(connection: Connection, run_id: int, worker: str, lease_seconds: float) -> Claim | None:
+    """Take the run, or None: somebody else has it, it has ended, or it is gone."""
+    attempt = recording.claim_run(connection, run_id, worker, lease_seconds=lease_seconds)
+    if attempt is None:
+        return None
+    run = runs.get(connection, run_id)
+    trunk = None
+    if run.kind == "branch" and run.parent_run_id is not None and run.parent_step is not None:
+        trunk = checkpoints.branch_at(connection, run.parent_run_id, run.parent_step)
+    return Claim(run, attempt, checkpoints.of_run(connection, run_id), trunk)
+
+
+def train(station: Station, run_id: int) -> str:
+    """Claim the run and see it through; what came of it, for the log.
+
+    Raises only if the database cannot be reached before the claim: the delivery is then repeated.
+    """
+    lease_seconds = station.settings.worker_timeout_seconds
+    with station.engine.begin() as connection:
+        taken = claim(connection, run_id, station.name, lease_seconds)
+    if taken is None:
+        return "not to be had"
+    gpu = station.gpus.get() if station.gpus is not None else None
+    station.busy.add(run_id)
+    try:
+        with structlog.contextvars.bound_contextvars(run_id=run_id, attempt=taken.attempt):
+            return _train(station, taken, gpu)
+    finally:
+        station.busy.discard(run_id)
+        if station.gpus is not None and gpu is not None:
+            station.gpus.put(gpu)
+
+
+def _train(station: Station, taken: Claim, gpu: str | None) -> str:
+    run = taken.run
+    folder = run_folder(station.settings, run.id) / f"attempt-{taken.attempt}"
+    mailbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    try:
+        resume = newest_whole(taken.left)
+        config = complete_config(run, taken.trunk)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=1))
+        command = [*station.trainer, str(folder / "config.json"), "--out", str(folder)]
+        if resume is not None:
+            command += ["--resume", resume.path]
+        env = child_environment(
+            os.environ,
+            threads=int(config.get("threads", 1)),
+            device=str(config.get("device", "cpu")),
+            gpu=gpu,
+        )
+        trainer = Trainer(command, env=env, cwd=HOME)
+    except Unstartable as error:
+        return _close_unstarted(station, taken, str(error), forever=True)
+    except OSError as error:
+        return _close_unstarted(station, taken, f"could not be started: {error}", forever=False)
+    log.info(
+        "run started",
+        pid=trainer.pid,
+        name=run.name,
+        resume_step=None if resume is None else resume.step,
+        command=shlex.join(command),
+    )
+    recorder = Recorder(
+        station.engine,
+        run.id,
+        taken.attempt,
+        config,
+        mailbox.put,
+        flush_seconds=station.flush_seconds,
+        spool=Spool(folder=folder),
+    )
+    recorder.start()
+    try:
+        state = started(time.monotonic(), failures=run.failures, resumed=resume is not None)
+        state = watch(trainer, recorder, mailbox, state, station.policy, station.stopping)
+    finally:
+        trainer.close()
+        recorder.abandon()
+        recorder.join()
+    assert state.phase is Phase.DONE
+    if state.close is None:
+        return "left to others"
+    if state.close.status == "finished":
+        drop_resume_files(run_folder(station.settings, run.id))
+    return state.close.status
+
+
+def _close_unstarted(station: Station, taken: Claim, why: str, *, forever: bool) -> str:
+    close: Close = unstarted(why, taken.run.failures, station.policy, forever=forever)
+    log.error("run not started", why=why, status=close.status)
+    with station.engine.begin() as connection:
+        return store_close(connection, taken.run.id, taken.attempt, close) or "left to others"
+
+
+def complete_config(run: Run, trunk: Checkpoint | None) -> dict[str, Any]:
+    """runs.config with what only the worker knows: where the run's parent left its checkpoint."""
+    config: dict[str, Any] = dict(run.config)
+    init: Mapping[str, Any] | None = config.get("init")
+    if run.kind == "branch" and not (init and init.get("checkpoint")):
+        if trunk is None:
+            raise Unstartable(
+                f"its trunk, run {run.parent_run_id}, has no checkpoint at step {run.parent_step}; "
+                "train the trunk again"
+            )
+        if not Path(trunk.path).is_file():
+            raise Unstartable(
+                f"the checkpoint of its trunk is gone: {trunk.path}; every worker needs the same "
+                "checkpoint folder (SCALEWRIGHT_CHECKPOINT_DIR)"
+            )
+        config["init"] = {"kind": "branch", "checkpoint": trunk.path}
+    return config
+
+
+def newest_whole(left: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The furthest recorded checkpoint whose file is there and is what was recorded.
+
+    Recorded, not found in the folder: the points before a recorded checkpoint are stored, those
+    before an unrecorded one may have died with their worker. None: start from the beginning, which
+    costs time and changes nothing.
+    """
+    for checkpoint in sorted(left, key=lambda each: each.step, reverse=True):
+        if is_whole(checkpoint):
+            return checkpoint
+        log.warning("checkpoint passed over", path=checkpoint.path, step=checkpoint.step)
+    return None
+
+
+def is_whole(checkpoint: Checkpoint) -> bool:
+    path = Path(checkpoint.path)
+    try:
+        if path.stat().st_size != checkpoint.bytes:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == checkpoint.sha256
+    except OSError:
+        return False
+
+
+def run_folder(settings: Settings, run_id: int) -> Path:
+    """Each attempt has a folder of its own in it, so that a zombie cannot touch its successor's."""
+    return settings.checkpoint_dir / f"run-{run_id}"
+
+
+def drop_resume_files(folder: Path) -> None:
+    """A finished run is never resumed; its branch and final checkpoints stay."""
+    for path in folder.glob("attempt-*/*.resume.safetensors"):
+        path.unlink(missing_ok=True)

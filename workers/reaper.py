@@ -1,0 +1,95 @@
+"""Take back what dead workers held, and deliver what got lost on the way.
+
+Every worker process has one, in a thread of its own, so that no run starves it; an advisory lock
+lets one at a time through (docs/decisions/). All of it may be done twice.
+"""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.settings import Settings
+from app.storage import queue, reaping, recording
+from workers.recorder import REQUEUED_PRIORITY
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What one pass did: ids of runs, and how many deliveries were repeated."""
+
+    expired: tuple[int, ...] = ()
+    given_up: tuple[int, ...] = ()
+    redelivered: int = 0
+    orphans: tuple[int, ...] = ()
+    branches: tuple[int, ...] = ()
+    hopeless: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Reaped()
+
+
+class Reaper:
+    """One pass after another over one database.
+
+    A lease is judged only after the database has been reachable, and this process awake, for a
+    whole timeout: else an outage of the database or a suspended laptop would look like the death
+    of every worker.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._last_pass: float | None = None
+        self._patient_until = 0.0
+
+    def tick(self) -> Reaped:
+        """One pass; without contact to the database, nothing. Never raises for the database."""
+        timeout, now = self._settings.worker_timeout_seconds, time.monotonic()
+        late = self._last_pass is not None and (
+            now - self._last_pass > self._settings.reaper_seconds + timeout
+        )
+        self._last_pass = now
+        if late:
+            self._patient_until = now + timeout
+        try:
+            done = self._pass(judge=now >= self._patient_until)
+        except (DBAPIError, PoolTimeout) as error:
+            self._patient_until = time.monotonic() + timeout
+            log.warning("the reaper has no contact with the database", error=type(error).__name__)
+            return Reaped()
+        if done:
+            log.info("reaped", **{name: value for name, value in vars(done).items() if value})
+        return done
+
+    def _pass(self, *, judge: bool) -> Reaped:
+        timeout = self._settings.worker_timeout_seconds
+        with self._engine.begin() as connection:
+            if not reaping.alone(connection):
+                return Reaped()
+            judge = judge and reaping.server_age_seconds(connection) >= timeout
+            expired = []
+            if judge:
+                expired = recording.expire(
+                    connection, timeout, max_failures=self._settings.worker_max_failures
+                )
+            redelivered = reaping.redeliver(connection, timeout) if judge else 0
+            branches = reaping.queue_ready_branches(connection)
+            for run_id in (*(e.run_id for e in expired if e.status == "queued"), *branches):
+                queue.defer_train(connection, run_id, REQUEUED_PRIORITY)
+            orphans = reaping.undelivered(connection)
+            for run_id in orphans:
+                queue.defer_train(connection, run_id)
+            return Reaped(
+                expired=tuple(e.run_id for e in expired if e.status == "queued"),
+                given_up=tuple(e.run_id for e in expired if e.status != "queued"),
+                redelivered=redelivered,
+                orphans=tuple(orphans),
+                branches=tuple(branches),
+                hopeless=tuple(reaping.cancel_hopeless_branches(connection)),
+            )

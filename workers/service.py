@@ -1,0 +1,238 @@
+"""A worker process: slots for runs, slots for jobs, the reaper, and an orderly end.
+
+procrastinate's own worker claims and delivers; `SturdyWorker` makes it outlive its database.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+from procrastinate import exceptions, job_context, jobs, retry
+from procrastinate.worker import Worker
+from psycopg_pool import AsyncNullConnectionPool
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from app.settings import Settings
+from app.storage.listen import dsn
+from app.storage.queue import depth
+from workers.attempt import Station
+from workers.reaper import Reaper
+from workers.tasks import JOBS_QUEUE, TRAIN_QUEUE, app
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 1.0
+POLL_SECONDS = 2.0  # LISTEN tells of new work at once; this finds what is due after a wait
+CONNECT_SECONDS = 5.0
+DRAIN_LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How much is done at once: runs (one process each), and jobs (threads of this process)."""
+
+    train: int
+    jobs: int
+
+
+class SturdyWorker(Worker):
+    """procrastinate's worker, except that losing the database does not end it.
+
+    The original stops for good when a heartbeat, a fetch or its LISTEN fails, and forgets the
+    outcome of a delivery that it could not store. Runs outlive such an outage (recorder.py), so
+    the worker must too. These are private methods of procrastinate 3.10; the test that kills
+    Postgres under a run watches over them.
+    """
+
+    async def _fetch_and_process_jobs(self) -> None:
+        try:
+            await super()._fetch_and_process_jobs()  # type: ignore[no-untyped-call]
+        except exceptions.ConnectorException as error:
+            log.warning("no work could be fetched", error=type(error.__cause__).__name__)
+            if isinstance(error.__cause__, psycopg.errors.ForeignKeyViolation):
+                # While this worker was frozen another one struck it off.
+                self.worker_id = await self.app.job_manager.register_worker()
+                self._new_job_event.set()
+
+    async def _update_heartbeat(self) -> None:
+        while True:
+            try:
+                await super()._update_heartbeat()  # type: ignore[no-untyped-call]
+            except exceptions.ConnectorException as error:
+                log.warning("no heartbeat", error=type(error.__cause__).__name__)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self.app.job_manager.listen_for_jobs(
+                    on_notification=self._handle_notification, queues=self.queues
+                )
+            except (exceptions.ConnectorException, psycopg.OperationalError):
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _start_side_tasks(self) -> list[asyncio.Task[None]]:
+        return [*super()._start_side_tasks(), asyncio.create_task(self._listen(), name="listen")]
+
+    async def _persist_job_status(
+        self,
+        job: jobs.Job,
+        status: jobs.Status,
+        retry_decision: retry.RetryDecision | None,
+        context: job_context.JobContext,
+        job_result: job_context.JobResult | None,
+    ) -> None:
+        """Try until stored. The reaper may have taken the delivery back: then there is no row."""
+        stopping_since: float | None = None
+        while True:
+            try:
+                await super()._persist_job_status(job, status, retry_decision, context, job_result)
+                return
+            except exceptions.ConnectorException as error:
+                if not isinstance(error.__cause__, psycopg.OperationalError):
+                    log.info("the delivery was taken back", delivery=job.id)
+                    return
+            if self._stop_event.is_set():
+                stopping_since = stopping_since or time.monotonic()
+                if time.monotonic() - stopping_since > CONNECT_SECONDS:
+                    return
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def serve(
+    station: Station,
+    url: str,
+    slots: Slots,
+    *,
+    queues: Sequence[str] = (TRAIN_QUEUE, JOBS_QUEUE),
+    drain: bool = False,
+    reap: bool = True,
+) -> None:
+    """Work until SIGTERM or SIGINT; with `drain`, until no delivery is open.
+
+    The first signal lets every run write a checkpoint and gives it back; a second one ends this
+    process at once (the trainers die with it, and the leases run out).
+    """
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(
+        ThreadPoolExecutor(slots.train + slots.jobs + 4, thread_name_prefix="work")
+    )
+    settings = station.settings
+    counts = {TRAIN_QUEUE: slots.train, JOBS_QUEUE: slots.jobs}
+    ended = asyncio.Event()
+    # A connection per statement: after an outage the next statement simply connects again, where
+    # a pool would wait out its back-off. A worker sends a few statements a second.
+    pool: AsyncNullConnectionPool[psycopg.AsyncConnection] = AsyncNullConnectionPool(
+        dsn(url), open=False, timeout=CONNECT_SECONDS, kwargs={"application_name": station.name}
+    )
+    async with pool, app.open_async(pool):
+        workers = [
+            SturdyWorker(
+                app,
+                queues=[name],
+                name=station.name,
+                concurrency=counts[name],
+                fetch_job_polling_interval=POLL_SECONDS,
+                listen_notify=False,
+                delete_jobs="always",
+                additional_context={"station": station},
+                install_signal_handlers=False,
+                update_heartbeat_interval=settings.worker_heartbeat_seconds,
+                stalled_worker_timeout=settings.worker_timeout_seconds,
+            )
+            for name in queues
+        ]
+
+        def stop() -> None:
+            if station.stopping.is_set():
+                log.warning("stopped at once")
+                os._exit(1)
+            log.info("stopping", running=sorted(station.busy))
+            station.stopping.set()
+            ended.set()
+            for worker in workers:
+                worker.stop()  # type: ignore[no-untyped-call]
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        side = [asyncio.create_task(reap_for_ever(station.engine, settings))] if reap else []
+        if drain:
+            side.append(asyncio.create_task(_stop_when_drained(station, queues, workers)))
+        log.info("worker started", slots=counts, queues=list(queues), gpus=station.gpus is not None)
+        try:
+            await asyncio.gather(*(_run(worker, ended) for worker in workers))
+        finally:
+            for task in side:
+                task.cancel()
+            await asyncio.gather(*side, return_exceptions=True)
+    log.info("worker stopped")
+
+
+async def _run(worker: SturdyWorker, ended: asyncio.Event) -> None:
+    """Run the worker; at its start and its end too, the database may be away for a while."""
+    while True:
+        try:
+            await worker.run()  # type: ignore[no-untyped-call]
+            return
+        except exceptions.ConnectorException as error:
+            if ended.is_set():
+                log.warning("left without saying so", error=type(error.__cause__).__name__)
+                return
+            log.warning("no contact with the database", error=type(error.__cause__).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _stop_when_drained(
+    station: Station, queues: Sequence[str], workers: Sequence[SturdyWorker]
+) -> None:
+    """Stop once no delivery is open: then no run here can bring new ones either."""
+
+    def open_deliveries() -> int:
+        with station.engine.connect() as connection:
+            counted = depth(connection)
+        return sum(
+            count
+            for (queue, status), count in counted.items()
+            if queue in queues and status in ("todo", "doing")
+        )
+
+    while True:
+        await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        try:
+            left = await asyncio.to_thread(open_deliveries)
+        except DBAPIError:
+            continue
+        if not left:
+            for worker in workers:
+                worker.stop()  # type: ignore[no-untyped-call]
+            return
+
+
+async def reap_for_ever(engine: Engine, settings: Settings) -> None:
+    """One pass every `reaper_seconds`, in a thread that nothing else uses."""
+    reaper = Reaper(engine, settings)
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, thread_name_prefix="reaper") as thread:
+        while True:
+            await loop.run_in_executor(thread, reaper.tick)
+            await asyncio.sleep(settings.reaper_seconds)
+
+
+def reap_only(engine: Engine, settings: Settings, stopping: threading.Event) -> None:
+    """`python -m workers --reaper`: no slots, nothing but the reaper."""
+    reaper = Reaper(engine, settings)
+    while not stopping.is_set():
+        reaper.tick()
+        stopping.wait(settings.reaper_seconds)
+
+
+def worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
