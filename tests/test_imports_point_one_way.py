@@ -66,7 +66,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tsdownsample": ("app.dashboard", "app.services", "app.api"),
     "prometheus_client": ("app.api", "app.main", "app.services"),
     "torch": ("workers.proxy",),
-    "tokenizers": ("workers.proxy",),
+    "tokenizers": ("workers.proxy", "app.services.corpora"),
     "safetensors": ("workers.proxy",),
     "fsspec": ("workers.proxy",),
     "lmfit": ("fitting.intervals",),

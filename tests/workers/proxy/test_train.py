@@ -1,0 +1,167 @@
+"""What a run reports, and that it learns."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.workers.proxy.conftest import Trained, start_process
+from workers.proxy.config import ConfigError, Source, parse_config
+from workers.proxy.data import Corpus, Validation
+from workers.proxy.model import Transformer
+from workers.proxy.optim import logit_scale
+
+Make = Callable[..., dict[str, Any]]
+Run = Callable[..., Trained]
+
+
+def test_the_loss_falls_below_the_entropy_of_single_bytes(
+    make_config: Make, run: Run, corpus_dir: Path
+) -> None:
+    """Nothing that ignores context can beat the unigram entropy; a model that learns must."""
+    ids = np.fromfile(corpus_dir / "email" / "validation-00000.bin", dtype=np.uint8)
+    share = np.bincount(ids, minlength=256) / len(ids)
+    unigram = -sum(p * math.log(p) for p in share if p > 0)
+    config = make_config(
+        model={"d_model": 32, "head_dim": 16, "seq_len": 64},
+        schedule={"steps": 150, "warmup_steps": 20, "cooldown_steps": 40},
+        batch_tokens=512,
+        evaluate={"tokens": 8192, "at_steps": [0]},
+    )
+    losses = run(config).losses
+    assert losses["email", 0] == pytest.approx(math.log(256))  # the head starts at zero
+    assert losses["email", 150] < unigram - 0.4
+
+
+def test_the_events_of_a_run(make_config: Make, run: Run) -> None:
+    config = make_config(evaluate={"tokens": 1024, "at_steps": [8, 16]})
+    done = run(config)
+    assert done.events[0]["event"] == "start"
+    assert done.end == {"event": "end", "step": 24, "status": "finished", "message": ""}
+    steps, tokens, losses, rates = zip(*done.points, strict=True)
+    assert steps == tuple(range(1, 25))
+    assert tokens == tuple(128 * step for step in steps)
+    assert all(math.isfinite(loss) for loss in losses)
+    # warm-up over 4 steps, constant until 16, then 1 - sqrt to 0 (Hägele et al. 2024)
+    assert rates[:5] == pytest.approx([6e-3 * f for f in (0.25, 0.5, 0.75, 1, 1)])
+    cooled = [6e-3 * (1 - math.sqrt(i / 8)) for i in range(1, 9)]
+    assert rates[16:] == pytest.approx(cooled)
+    assert [(e["validation_set"], e["step"]) for e in done.of("evaluation")] == [
+        (name, step) for step in (8, 16, 24) for name in ("email", "asyncio")
+    ]
+    metrics = {name for event in done.of("points") for name in event["metrics"]}
+    assert {"grad_norm", "clipped", "log_z", "step_seconds", "tokens_per_second"} <= metrics
+
+
+def test_evaluation_by_hand(make_config: Make, run: Run, tmp_path: Path) -> None:
+    """The loss printed is the mean over every target of the fixed windows, one by one."""
+    done = run(make_config())
+    config = parse_config(make_config())
+    source = config.data.validation[1]
+    validation = Validation.load(source, config.model.seq_len, 1024)
+    from safetensors.torch import load_file
+
+    stored = load_file(done.checkpoint("final", 24)["path"])
+    model = Transformer(config.model, logit_scale(config.optimizer, 16))
+    model.load_state_dict({k[6:]: v for k, v in stored.items() if k.startswith("model.")})
+    total, tokens, text = 0.0, 0, 0
+    with torch.no_grad():
+        for window in validation.ids:
+            log_p = F.log_softmax(model(window[None, :-1])[0].double(), dim=-1)
+            for position, target in enumerate(window[1:].tolist()):
+                total -= float(log_p[position, target])
+                tokens += 1
+                text += target != 0
+    event = [e for e in done.of("evaluation") if e["validation_set"] == "asyncio"][-1]
+    assert (event["tokens"], event["bytes"]) == (tokens, text)
+    assert event["loss"] == pytest.approx(total / tokens, rel=1e-6)
+
+
+def test_a_diverging_run_says_so_and_prints_only_finite_points(make_config: Make, run: Run) -> None:
+    done = run(
+        make_config(
+            optimizer={"name": "adamw", "lr": 1e18, "clip": 0.0},
+            schedule={"steps": 200, "kind": "constant", "cooldown_steps": 0},
+        )
+    )
+    assert done.end["status"] == "diverged"
+    assert done.end["message"]
+    assert len(done.points) < 200
+    assert all(math.isfinite(value) for point in done.points for value in point)
+
+
+def test_recipe_leaves_out_size_steps_and_seed(make_config: Make, run: Run) -> None:
+    def recipe(**changes: Any) -> str:
+        short = {"steps": 2, "cooldown_steps": 1, **changes.pop("schedule", {})}
+        return str(run(make_config(schedule=short, **changes)).of("start")[0]["recipe"])
+
+    base = recipe()
+    assert recipe(seed=5) == base
+    assert recipe(model={"d_model": 24, "n_layers": 1, "head_dim": 12}) == base
+    assert recipe(schedule={"steps": 3, "cooldown_steps": 2}) == base
+    assert recipe(schedule={"kind": "constant", "cooldown_steps": 0}) == base  # a trunk
+    others = [
+        recipe(optimizer={"lr": 5e-3}),
+        recipe(optimizer={"name": "adamw"}),
+        recipe(schedule={"kind": "cosine", "cooldown_steps": 0}),
+        recipe(schedule={"warmup_steps": 1}),
+        recipe(batch_tokens=64),
+        recipe(model={"seq_len": 64}),
+        recipe(model={"mlp": "relu2"}),
+    ]
+    assert len({base, *others}) == 8
+
+
+def test_a_continual_run_starts_from_trained_weights(make_config: Make, run: Run) -> None:
+    first = run(make_config(), "first")
+    path = first.checkpoint("final", 24)["path"]
+    config = make_config(
+        init={"checkpoint": path, "kind": "continual"}, evaluate={"at_steps": [0], "tokens": 1024}
+    )
+    second = run(config, "second")
+    assert second.losses["email", 0] == first.losses["email", 24]
+    assert second.points[0][0] == 1
+
+
+def test_a_mixture_trains_on_both(make_config: Make, run: Run, corpus_dir: Path) -> None:
+    train = [
+        {"name": name, "path": str(corpus_dir / name), "weight": weight}
+        for name, weight in (("email", 0.75), ("asyncio", 0.25))
+    ]
+    start = run(make_config(data={"train": train})).of("start")[0]
+    digests = [Corpus(Source(t["name"], t["path"]), 32).digest for t in train]
+    assert start["corpus_digest"] == "+".join(digests)
+    assert start["unique_tokens"] == 24 * 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"optimizer": {"nmae": "muon"}}, "optimizer has no key 'nmae'"),
+        ({"optimizer": {"name": "sgd"}}, "known: muon, adamw"),
+        ({"batch_tokens": 100}, "not a multiple of model.seq_len 32"),
+        ({"model": {"head_dim": 7}}, "not a multiple of head_dim 7"),
+        ({"schedule": {"cooldown_steps": 0}}, "a wsd run of 24 steps needs between 1"),
+        ({"model": {"vocab_size": 100}}, "has 256 token ids"),
+    ],
+)
+def test_a_bad_configuration_is_one_sentence(
+    changes: dict[str, Any], says: str, make_config: Make, run: Run
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(make_config(**changes))
+
+
+def test_the_process_refuses_with_status_2(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model": {"d_model": 16}}))
+    process = start_process(file, tmp_path / "out")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("error: ") and len(err.splitlines()) == 1

@@ -1,0 +1,254 @@
+"""The configuration of one training run: read from JSON once, checked once, then trusted.
+
+The recipe hash stands for everything that must not be mixed in one fit: architecture family,
+data, optimizer with its hyper-parameters, schedule family, batch, sequence length, tokenizer. It
+leaves out what a scaling law varies: the size of the model, the number of steps, the seed.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+SCHEDULES = ("constant", "wsd", "cosine", "linear")
+OPTIMIZERS = ("muon", "adamw")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be trained; the message names the key, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a decoder-only transformer. `d_ff` is the width of the MLP's hidden layer."""
+
+    d_model: int
+    n_layers: int
+    head_dim: int = 32
+    d_ff: int = 0
+    vocab_size: int = 256
+    seq_len: int = 256
+    mlp: str = "swiglu"
+    tied: bool = False
+    qk_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mlp not in ("swiglu", "relu2"):
+            raise ConfigError(f"model.mlp is {self.mlp!r}; known: swiglu, relu2")
+        if self.d_ff == 0:
+            object.__setattr__(self, "d_ff", default_d_ff(self.d_model, self.mlp))
+        for name in ("d_model", "n_layers", "head_dim", "d_ff", "vocab_size", "seq_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be positive")
+        if self.d_model % self.head_dim:
+            raise ConfigError(
+                f"model.d_model {self.d_model} is not a multiple of head_dim {self.head_dim}"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"model.head_dim {self.head_dim} is odd; rotary pairs need it even")
+
+
+def default_d_ff(d_model: int, mlp: str) -> int:
+    """8/3 of the width, rounded up to a multiple of 16, for SwiGLU; 4 times for ReLU^2."""
+    return 16 * math.ceil(d_model * 8 / 3 / 16) if mlp == "swiglu" else 4 * d_model
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus by the folder that holds its manifest, with its share of the training sequences."""
+
+    name: str
+    path: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: tuple[Source, ...]
+    validation: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError("data.train is empty; name at least one corpus")
+        if any(not source.weight > 0 for source in self.train):
+            raise ConfigError("every weight in data.train must be positive")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`lr` is the peak rate at width `mup_base_d_model`; other widths follow from it (optim.py)."""
+
+    name: str = "muon"
+    lr: float = 6e-3
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-10
+    momentum: float = 0.95
+    clip: float = 1.0
+    mup_base_d_model: int = 64
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise ConfigError(f"optimizer.name is {self.name!r}; known: {', '.join(OPTIMIZERS)}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ConfigError(f"optimizer.lr is {self.lr}; it must be positive and finite")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """`steps` in all, of which the first `warmup_steps` rise and the last `cooldown_steps` fall."""
+
+    kind: str
+    steps: int
+    warmup_steps: int = 0
+    cooldown_steps: int = 0
+    final_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCHEDULES:
+            raise ConfigError(f"schedule.kind is {self.kind!r}; known: {', '.join(SCHEDULES)}")
+        if self.steps < 1:
+            raise ConfigError(f"schedule.steps is {self.steps}; it must be positive")
+        if self.kind == "wsd" and not 0 < self.cooldown_steps <= self.steps:
+            raise ConfigError(
+                f"schedule.cooldown_steps is {self.cooldown_steps}; a wsd run of {self.steps} "
+                "steps needs between 1 and that many"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    at_steps: tuple[int, ...] = ()
+    tokens: int = 65536
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Resume checkpoints every so many steps (0: only when stopped), of which `keep` stay."""
+
+    every_steps: int = 0
+    branch_at_steps: tuple[int, ...] = ()
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where the weights come from: a trunk that this run continues (branch: same steps, same
+    optimizer state) or a trained model that it goes on from (continual: weights only, step 0)."""
+
+    checkpoint: str
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("branch", "continual"):
+            raise ConfigError(f"init.kind is {self.kind!r}; known: branch, continual")
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    batch_tokens: int
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    dtype: str = "float32"
+    compile: bool = False
+    deterministic: bool = False
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    init: InitConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1 or self.batch_tokens % self.model.seq_len:
+            raise ConfigError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of "
+                f"model.seq_len {self.model.seq_len}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype is {self.dtype!r}; known: float32, bfloat16")
+
+    @property
+    def batch_sequences(self) -> int:
+        return self.batch_tokens // self.model.seq_len
+
+
+def read_config(path: str | Path) -> Config:
+    """The configuration in the JSON file `path`. Raises ConfigError on an unknown or bad key."""
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse_config(document)
+
+
+def parse_config(document: dict[str, Any]) -> Config:
+    """The same from a document that is already read."""
+    document = dict(document)
+    data = dict(_section(document, "data"))
+    sources = {
+        key: tuple(_build(Source, item, f"data.{key}") for item in data.get(key, ()))
+        for key in ("train", "validation")
+    }
+    sections: dict[str, Any] = {
+        "model": _build(ModelConfig, _section(document, "model"), "model"),
+        "data": DataConfig(**sources),
+        "optimizer": _build(OptimizerConfig, document.get("optimizer") or {}, "optimizer"),
+        "schedule": _build(ScheduleConfig, _section(document, "schedule"), "schedule"),
+        "evaluate": _build(EvaluateConfig, document.get("evaluate") or {}, "evaluate"),
+        "checkpoint": _build(CheckpointConfig, document.get("checkpoint") or {}, "checkpoint"),
+    }
+    init = document.get("init")
+    sections["init"] = _build(InitConfig, init, "init") if init else None
+    config: Config = _build(Config, {**document, **sections}, "the configuration")
+    return config
+
+
+def _section(document: dict[str, Any], key: str) -> Any:
+    if not isinstance(document.get(key), dict):
+        raise ConfigError(f"the configuration needs an object {key!r}")
+    return document[key]
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    known = {each.name for each in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{where} has no key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    tidy = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    try:
+        return kind(**tidy)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def recipe_hash(config: Config, corpora: dict[str, str], tokenizer: str) -> str:
+    """sha256 of the recipe. `corpora` gives the digest of each training corpus by name.
+
+    A trunk at constant rate and the branches that cool it down are one recipe (family "wsd"): the
+    branch is the run that is fitted, and its trunk is its own first part.
+    """
+    family = "wsd" if config.schedule.kind == "constant" else config.schedule.kind
+    model = asdict(config.model)
+    for varied in ("d_model", "n_layers", "head_dim", "d_ff"):
+        del model[varied]
+    recipe = {
+        "model": model,
+        "data": [[s.name, corpora[s.name], s.weight] for s in config.data.train],
+        "tokenizer": tokenizer,
+        "optimizer": asdict(config.optimizer),
+        "schedule": {
+            "family": family,
+            "warmup_steps": config.schedule.warmup_steps,
+            "final_fraction": config.schedule.final_fraction,
+        },
+        "batch_tokens": config.batch_tokens,
+        "dtype": config.dtype,
+        "init": config.init.kind if config.init and config.init.kind == "continual" else None,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

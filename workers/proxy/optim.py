@@ -1,0 +1,157 @@
+"""Muon on the block matrices with AdamW elsewhere, or AdamW on all, with muP-style width transfer.
+
+Which rule holds for which parameter, at width d and base width d0 (`mup_base_d_model`), peak rate
+lr given for d0:
+
+| parameters            | muon                                 | adamw                         |
+|-----------------------|--------------------------------------|-------------------------------|
+| block matrices        | lr * 0.2 sqrt(d0) * sqrt(out/in) * O | lr * d0/d, decay * d/d0       |
+| embedding, head, gains| AdamW at lr, no decay                | the same                      |
+| logits                | times d0/d                           | the same                      |
+
+O is the momentum made orthogonal. sqrt(out/in) keeps the size of a layer's change per step the
+same at every width (Yang et al. 2023, arXiv 2310.17813); 0.2 sqrt(d0) makes the update of a square
+matrix at the base width as large as AdamW's, so that one lr serves both (Liu et al. 2025, arXiv
+2502.16982). AdamW's column is table 8 of Yang et al. 2022, arXiv 2203.03466.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from workers.proxy.config import OptimizerConfig
+from workers.proxy.model import Transformer
+
+# Quintic iteration of Keller Jordan, kellerjordan.github.io/posts/muon: singular values -> ~1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+def logit_scale(config: OptimizerConfig, d_model: int) -> float:
+    return config.mup_base_d_model / d_model
+
+
+@torch.no_grad()
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Replace the singular values of each (..., rows, cols), rows <= cols, by about 1."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(dtype)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
+    return x.to(matrices.dtype)
+
+
+class MuonGroup:
+    """All block matrices of one shape, updated at once: a few batched products for all layers.
+
+    A fused matrix (queries, keys and values; gate and up) is cut into the matrices that it holds:
+    each is made orthogonal for itself. Matrices taller than wide are handled transposed.
+    """
+
+    def __init__(self, matrices: list[Tensor], scale: float, config: OptimizerConfig) -> None:
+        self.matrices, self.scale, self.config = matrices, scale, config
+        self.momentum = torch.zeros_like(torch.stack(matrices))
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor], lr: float) -> None:
+        beta = self.config.momentum
+        gradient = torch.stack(gradients)
+        self.momentum.lerp_(gradient, 1 - beta)
+        nesterov = gradient.lerp_(self.momentum, beta)
+        dtype = torch.bfloat16 if nesterov.is_cuda else torch.float32
+        tall = nesterov.shape[-2] > nesterov.shape[-1]
+        update = orthogonalise(nesterov.mT if tall else nesterov, dtype)
+        updates = (update.mT if tall else update).unbind(0)
+        torch._foreach_mul_(self.matrices, 1 - lr * self.config.weight_decay)
+        torch._foreach_add_(self.matrices, updates, alpha=-lr * self.scale)
+
+
+class Optimizer:
+    """Clips, then steps every parameter of `model`; keeps its state as named tensors.
+
+    Nothing here waits for the device: the gradient norm comes back as a tensor.
+    """
+
+    def __init__(self, model: Transformer, config: OptimizerConfig) -> None:
+        self.config = config
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        width = model.config.d_model / config.mup_base_d_model
+        matrices = list(_matrices(model))
+        hidden = {id(weight) for weight, _ in matrices}
+        others = [p for p in self.parameters if id(p) not in hidden]
+        groups = [{"params": others, "lr_scale": 1.0, "weight_decay": 0.0}]
+        self.muon: list[MuonGroup] = []
+        self._shapes: list[list[tuple[Tensor, int, int]]] = []
+        if config.name == "muon":
+            self._build_muon(matrices)
+        else:
+            decay = config.weight_decay * width
+            hidden_weights = [weight for weight, _ in matrices]
+            groups.append({"params": hidden_weights, "lr_scale": 1 / width, "weight_decay": decay})
+        self.adamw = torch.optim.AdamW(
+            groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+        )
+
+    def _build_muon(self, matrices: list[tuple[Tensor, int]]) -> None:
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, int, int]]] = {}
+        for weight, pieces in matrices:
+            shape = (weight.shape[0] // pieces, weight.shape[1])
+            by_shape.setdefault(shape, []).extend((weight, pieces, i) for i in range(pieces))
+        for (rows, cols), members in by_shape.items():
+            scale = 0.2 * math.sqrt(self.config.mup_base_d_model) * math.sqrt(rows / cols)
+            views = [weight.detach().chunk(pieces)[i] for weight, pieces, i in members]
+            self.muon.append(MuonGroup(views, scale, self.config))
+            self._shapes.append(members)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> Tensor:
+        """One update at rate `lr` (peak times schedule); the gradient norm before clipping."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.config.clip > 0:
+            torch._foreach_mul_(gradients, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+        for group, members in zip(self.muon, self._shapes, strict=True):
+            pieces = [w.grad.chunk(n)[i] for w, n, i in members if w.grad is not None]
+            group.step(pieces, lr)
+        for adam_group in self.adamw.param_groups:
+            adam_group["lr"] = lr * adam_group["lr_scale"]
+        self.adamw.step()
+        return norm
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name."""
+        tensors = {f"muon.{i}.momentum": g.momentum for i, g in enumerate(self.muon)}
+        for i, values in self.adamw.state_dict()["state"].items():
+            for name, value in values.items():
+                tensors[f"adamw.{i}.{name}"] = torch.as_tensor(value)
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `state` gave. Raises KeyError when the optimizer differs."""
+        for i, group in enumerate(self.muon):
+            group.momentum.copy_(tensors[f"muon.{i}.momentum"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            owner, index, name = key.split(".")
+            if owner == "adamw":
+                state.setdefault(int(index), {})[name] = value
+        groups = self.adamw.state_dict()["param_groups"]
+        self.adamw.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _matrices(model: Transformer) -> Iterator[tuple[Tensor, int]]:
+    """The block matrices, each with the number of matrices that are fused in it."""
+    gate_and_up = 2 if model.config.mlp == "swiglu" else 1
+    for block in model.layers:
+        yield block.attention.qkv.weight, 3
+        yield block.attention.out.weight, 1
+        yield block.mlp.up.weight, gate_and_up
+        yield block.mlp.down.weight, 1

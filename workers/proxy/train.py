@@ -1,0 +1,296 @@
+"""Train one model: `python -m workers.proxy.train CONFIG.json --out DIR [--resume CHECKPOINT]`.
+
+Prints JSON lines on stdout (docs/trainer.md lists them) and keeps checkpoints in DIR. SIGTERM
+finishes the step, writes a resume checkpoint and exits 0 with status "stopped". A configuration
+that cannot be trained is one sentence on stderr and exit status 2.
+
+On a CPU the same configuration gives the same losses bit for bit, whether a run went through, was
+killed and resumed, or went on from its trunk: a step depends on the checkpointed tensors and on
+(seed, step), and on nothing else.
+"""
+
+import argparse
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.proxy import checkpoint
+from workers.proxy.config import Config, ConfigError, read_config, recipe_hash
+from workers.proxy.data import Batches, Corpus, Validation
+from workers.proxy.model import Transformer, costs
+from workers.proxy.optim import Optimizer, logit_scale
+from workers.proxy.process import StopFlag, die_with_parent, fingerprint
+from workers.proxy.schedule import lr_factor
+from workers.proxy.telemetry import Telemetry, emit
+
+EVALUATION_TOKENS = 8192  # of one forward pass; fixed, so that a loss depends on nothing else
+LOOK_EVERY = 50  # steps between two looks at the size of updates
+
+
+def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str:
+    """Run `config` to its end, or to a stop; the status that was emitted."""
+    device = torch.device(config.device)
+    torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    out.mkdir(parents=True, exist_ok=True)
+
+    # data
+    corpora = [Corpus(source, config.model.seq_len) for source in config.data.train]
+    check_vocabulary(config, corpora)
+    splits = [corpus.split("train") for corpus in corpora]
+    weights = [source.weight for source in config.data.train]
+    batches = Batches(splits, weights, config.batch_sequences, config.seed)
+    validations = [
+        Validation.load(source, config.model.seq_len, config.evaluate.tokens)
+        for source in config.data.validation
+    ]
+    recipe = recipe_hash(config, {c.name: c.digest for c in corpora}, corpora[0].tokenizer)
+
+    # model and optimizer
+    torch.manual_seed(config.seed)
+    model = Transformer(config.model, logit_scale(config.optimizer, config.model.d_model))
+    model.initialise(config.seed)
+    model.to(device)
+    optimizer = Optimizer(model, config.optimizer)
+    identity = {
+        "recipe": recipe,
+        "model": asdict(config.model),
+        "seed": config.seed,
+        "schedule": asdict(config.schedule),
+    }
+    first = restore(config, resume, identity, model, optimizer)
+    forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
+    autocast = (
+        torch.autocast(device.type, dtype=torch.bfloat16)
+        if config.dtype == "bfloat16"
+        else contextlib.nullcontext()
+    )
+
+    counted = costs(model)
+    emit(
+        "start",
+        step=first,
+        recipe=recipe,
+        params=counted.params,
+        flops_per_token=counted.flops_per_token,
+        fingerprint=fingerprint(device, config.threads, config.dtype, config.compile),
+        corpus_digest="+".join(corpus.digest for corpus in corpora),
+        unique_tokens=batches.unique_tokens(config.schedule.steps),
+    )
+
+    def save(step: int, kind: str) -> None:
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": value for name, value in optimizer.state().items()}
+        tensors["rng"] = torch.get_rng_state()
+        written = checkpoint.write(out, step, kind, tensors, identity)
+        emit(
+            "checkpoint",
+            step=step,
+            kind=kind,
+            path=str(written.path.resolve()),
+            sha256=written.sha256,
+            bytes=written.bytes,
+        )
+        if kind == "resume":
+            checkpoint.drop_old(out, config.checkpoint.keep)
+
+    telemetry = Telemetry(device, config.batch_tokens, config.optimizer.clip)
+    steps, evaluate_at = config.schedule.steps, {*config.evaluate.at_steps, config.schedule.steps}
+    every, branch_at = config.checkpoint.every_steps, set(config.checkpoint.branch_at_steps)
+    if first == 0 and 0 in evaluate_at:
+        evaluate(forward, autocast, validations, 0, config, device)
+    gc.collect()
+    gc.freeze()  # what lives until the end need not be looked at again (nanochat, base_train.py)
+
+    for step in range(first + 1, steps + 1):
+        ids = to_device(torch.from_numpy(batches.batch(step)), device)
+        lr = config.optimizer.lr * lr_factor(config.schedule, step)
+        with autocast:
+            logits = forward(ids[:, :-1])
+            loss, log_z = cross_entropy(logits, ids[:, 1:])
+            penalty = config.optimizer.z_loss
+            objective = loss + penalty * log_z.square().mean() if penalty else loss
+        torch.autograd.backward(objective)
+        look = step % LOOK_EVERY == 0
+        before = [p.detach().clone() for p in optimizer.parameters] if look else []
+        grad_norm = optimizer.step(lr)
+        optimizer.zero_grad()
+        telemetry.record(step, lr, loss.detach(), grad_norm, log_z.detach().mean())
+        if look:
+            telemetry.record_extra(step, sizes(model, optimizer.parameters, before))
+
+        stopping = stop.requested and step < steps
+        saving = stopping or step in branch_at or (every and step % every == 0 and step < steps)
+        if telemetry.due or saving or step in evaluate_at:
+            telemetry.flush()
+            if telemetry.diverged:
+                emit("end", step=step, status="diverged", message=telemetry.diverged)
+                return "diverged"
+        if step in evaluate_at:
+            evaluate(forward, autocast, validations, step, config, device)
+        if step in branch_at:
+            save(step, "branch")
+        if stopping or (every and step % every == 0 and step < steps):
+            save(step, "resume")
+        if stopping:
+            emit("end", step=step, status="stopped", message="stopped on request")
+            return "stopped"
+        if saving or step in evaluate_at:
+            telemetry.resume()
+
+    save(steps, "final")
+    emit("end", step=steps, status="finished", message="")
+    return "finished"
+
+
+def check_vocabulary(config: Config, corpora: list[Corpus]) -> None:
+    for corpus in corpora:
+        if corpus.vocab_size > config.model.vocab_size:
+            raise ConfigError(
+                f"corpus {corpus.name} has {corpus.vocab_size} token ids and model.vocab_size is "
+                f"{config.model.vocab_size}; raise it to {corpus.vocab_size}"
+            )
+        if corpus.tokenizer != corpora[0].tokenizer:
+            raise ConfigError(f"corpora {corpora[0].name} and {corpus.name} differ in tokenizer")
+
+
+def restore(
+    config: Config,
+    resume: Path | None,
+    identity: dict[str, Any],
+    model: Transformer,
+    optimizer: Optimizer,
+) -> int:
+    """Load what the run goes on from; the number of steps that are already done."""
+    if resume is not None:
+        path = checkpoint.newest_resume(resume)
+        tensors, about = checkpoint.read(path)
+        must_agree(path, about, identity, ("recipe", "model", "seed", "schedule"))
+    elif config.init is not None:
+        path = Path(config.init.checkpoint)
+        tensors, about = checkpoint.read(path)
+        if config.init.kind == "continual":
+            must_agree(path, about, identity, ("model",))
+            model.load_state_dict(checkpoint.strip(tensors, "model"))
+            return 0
+        must_agree(path, about, identity, ("recipe", "model", "seed"))
+        start = config.schedule.steps - config.schedule.cooldown_steps
+        if about["step"] > start:
+            raise ConfigError(
+                f"{path} is at step {about['step']}, after the cool-down starts ({start})"
+            )
+    else:
+        return 0
+    model.load_state_dict(checkpoint.strip(tensors, "model"))
+    optimizer.load(checkpoint.strip(tensors, "optimizer"))
+    torch.set_rng_state(tensors["rng"])
+    return int(about["step"])
+
+
+def must_agree(path: Path, about: Any, identity: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if about.get(key) != identity[key]:
+            raise ConfigError(
+                f"{path} was written by a run with another {key}: {about.get(key)} there, "
+                f"{identity[key]} here"
+            )
+
+
+def to_device(ids: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return ids.pin_memory().to(device, non_blocking=True)
+    return ids
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean loss in nats a token, and the log of the normaliser of every token."""
+    logits = logits.float().flatten(0, 1)
+    log_z = torch.logsumexp(logits, dim=-1)
+    chosen = logits.gather(1, targets.reshape(-1, 1)).squeeze(1)
+    return (log_z - chosen).mean(), log_z
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Callable[[Tensor], Tensor],
+    autocast: contextlib.AbstractContextManager[Any],
+    validations: list[Validation],
+    step: int,
+    config: Config,
+    device: torch.device,
+) -> None:
+    """Emit the loss on every validation set, in nats a token, summed in double precision."""
+    for validation in validations:
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for part in torch.split(validation.ids, max(1, EVALUATION_TOKENS // config.model.seq_len)):
+            ids = to_device(part, device)
+            with autocast:
+                logits = forward(ids[:, :-1])
+            nll = F.cross_entropy(
+                logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
+            total += nll.double().sum()
+        loss = float(total) / validation.tokens
+        if loss != loss or loss == float("inf"):
+            continue  # a diverged run; its points say so
+        emit(
+            "evaluation",
+            step=step,
+            train_tokens=step * config.batch_tokens,
+            validation_set=validation.name,
+            loss=loss,
+            tokens=validation.tokens,
+            bytes=validation.bytes,
+        )
+
+
+@torch.no_grad()
+def sizes(
+    model: Transformer, parameters: Sequence[Tensor], before: list[Tensor]
+) -> dict[str, Tensor]:
+    """Root mean square of the parameters of each part, and of what the last step added to them."""
+    part_of = {id(p): name.split(".")[0] for name, p in model.named_parameters()}
+    totals: dict[str, list[Tensor | float]] = {}
+    for parameter, old in zip(parameters, before, strict=True):
+        entry = totals.setdefault(part_of[id(parameter)], [0.0, 0.0, 0.0])
+        entry[0] = entry[0] + parameter.square().sum()
+        entry[1] = entry[1] + (parameter - old).square().sum()
+        entry[2] = entry[2] + parameter.numel()
+    out: dict[str, Tensor] = {}
+    for part, (weight, update, n) in totals.items():
+        out[f"param_rms_{part}"] = torch.as_tensor(weight / n).sqrt()
+        out[f"update_rms_{part}"] = torch.as_tensor(update / n).sqrt()
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m workers.proxy.train", description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--resume", type=Path, help="a checkpoint, or a folder of them")
+    given = parser.parse_args(arguments)
+    die_with_parent()
+    stop = StopFlag()
+    try:
+        train(read_config(given.config), given.out, given.resume, stop)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
