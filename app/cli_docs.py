@@ -145,11 +145,12 @@ def law_page(law: "Law") -> str:
             "## Worked example",
             "",
             f"{known.source}: "
-            + ", ".join(f"{name} = {value:g}" for name, value in known.params.items())
+            + ", ".join(f"{name} = {value:.9g}" for name, value in known.params.items())
             + ".",
             "",
-            "At " + ", ".join(f"{name} = {_value(value)}" for name, value in known.at.items()),
-            f"the law gives **{known.loss:g}**.",
+            "At "
+            + ", ".join(f"{name} = {_value(value)}" for name, value in known.at.items())
+            + f" the law gives **{known.loss:.9g}**.",
             "",
         ]
     lines += [

@@ -384,9 +384,11 @@ def allocate(
     hours: Annotated[float | None, typer.Option(help="Wall-clock; with --gpus.")] = None,
     gpus: Annotated[float | None, typer.Option(help="How many GPUs; with --hours.")] = None,
     peak_flops: Annotated[
-        float | None, typer.Option(help="Peak FLOPs a second of one GPU, e.g. 989e12.")
-    ] = None,
-    mfu: Annotated[float | None, typer.Option(help="Share of the peak that is reached.")] = None,
+        float, typer.Option(help="FLOPs a second of one GPU; H100, dense bf16, if not said.")
+    ] = 989e12,
+    mfu: Annotated[
+        float, typer.Option(help="Share of the peak that is reached; a guess if not said.")
+    ] = 0.4,
     dollars_per_gpu_hour: Annotated[float | None, typer.Option(help="With --dollars.")] = None,
     max_tokens: Annotated[float | None, typer.Option(help="Tokens that there are.")] = None,
     size: Annotated[
@@ -463,8 +465,8 @@ def allocate(
 def budget_of(
     *,
     flops: float | None,
-    peak_flops: float | None,
-    mfu: float | None,
+    peak_flops: float,
+    mfu: float,
     dollars_per_gpu_hour: float | None,
     **spent: float | None,
 ) -> float:
@@ -480,13 +482,9 @@ def budget_of(
         )
     if flops is not None:
         return flops
-    if peak_flops is None or mfu is None:
-        raise typer.BadParameter(
-            "time and money become FLOPs by --peak-flops (of one GPU, e.g. 989e12) and --mfu "
-            "(the share of it that is reached, e.g. 0.4)"
-        )
     if "dollars" in given and dollars_per_gpu_hour is None:
         raise typer.BadParameter("--dollars needs --dollars-per-gpu-hour")
+    note(f"at {peak_flops:.4g} FLOPs a second and GPU, {mfu:.0%} of it reached")
     return budget_flops(
         **given,
         peak_flops_per_second=peak_flops,

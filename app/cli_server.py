@@ -28,6 +28,10 @@ def import_(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or JSONL.")],
     project: Annotated[str, typer.Option(help="Project that the runs belong to; made if new.")],
     name: Annotated[str | None, typer.Option(help="A name for the import; the file's.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Put before every run's name.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="How they were trained; recipes are never fitted together.")
+    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="FIELD=NAME where a column has an unusual name.")
     ] = None,
@@ -46,6 +50,8 @@ def import_(
     form: dict[str, Any] = {
         "project": project,
         "name": name or file.name,
+        "prefix": prefix,
+        "recipe": recipe,
         "validation_set": validation_set,
         "n_convention": n_convention,
         "flops_convention": flops_convention,
@@ -64,8 +70,9 @@ def import_(
     if as_json:
         print_json(done)
     else:
-        counts = {k: v for k, v in done.items() if isinstance(v, int) and k != "id"}
-        note(f"import {done.get('id')}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+        note(f"import {done['id']}: {done['n_runs']} runs, {done['n_points']} points")
+        for sentence in done["warnings"]:
+            note(f"warning: {sentence}")
 
 
 sweep = typer.Typer(no_args_is_help=True, help="Sweeps of proxy runs: submit, watch.")
@@ -85,7 +92,10 @@ def sweep_submit(
     body["name"] = name or body.get("name") or spec.stem
     if not body["project"]:
         raise typer.BadParameter("say which project: --project NAME")
-    made = client(server).post("/v1/sweeps", json=body)
+    to = client(server)
+    if not any(one["name"] == body["project"] for one in to.every("/v1/projects")):
+        to.post("/v1/projects", json={"name": body["project"]})
+    made = to.post("/v1/sweeps", json=body)
     if as_json:
         print_json(made)
     else:
@@ -165,8 +175,10 @@ def runs_show(
         return
     table = new_table(f"Run {run_id}", "", "value", text=("value",))
     for key, value in run.items():
-        if not isinstance(value, dict | list) and value is not None:
+        if value not in (None, "") and not isinstance(value, dict | list):
             table.add_row(key, short(value) if isinstance(value, float) else str(value))
+    for name, loss in run["losses"].items():
+        table.add_row(f"loss on {name}", f"{loss:.4f}")
     print_table(table)
 
 
@@ -186,20 +198,16 @@ def runs_cancel(
 
 def _runs_table(title: str, found: list[dict[str, Any]]) -> Any:
     table = new_table(
-        title, "run", "kind", "status", "N", "D", "step", "loss", text=("kind", "status")
+        title, "run", "kind", "status", "N", "D", "step", "losses", text=("kind", "status")
     )
     for run in found:
         table.add_row(
-            f"{run['id']} {run.get('name') or ''}".strip(),
-            str(run.get("kind", "")),
-            str(run["status"]),
-            _number(run.get("n_total")),
-            _number(run.get("tokens")),
-            _number(run.get("step")),
-            _number(run.get("loss")),
+            f"{run['id']} {run['name']}",
+            run["kind"],
+            run["status"],
+            "-" if run["n_total"] is None else short(run["n_total"]),
+            "-" if run["tokens"] is None else short(run["tokens"]),
+            f"{run['step']}/{run['steps'] or '?'}",
+            ", ".join(f"{name} {loss:.4f}" for name, loss in run["losses"].items()) or "-",
         )
     return table
-
-
-def _number(value: Any) -> str:
-    return short(float(value)) if isinstance(value, int | float) else "-"
