@@ -76,3 +76,10 @@ def test_a_timeout_of_one_heartbeat_is_refused() -> None:
 def test_settings_do_not_change_under_way() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
+
+
+def test_every_setting_is_documented() -> None:
+    page = Path(__file__).parents[2] / "docs" / "operations" / "settings.md"
+    documented = page.read_text()
+    for name in Settings.model_fields:
+        assert f"`SCALEWRIGHT_{name.upper()}`" in documented
