@@ -1,6 +1,7 @@
 """Training runs: submitted, watched, stopped; and what happens when one gets somewhere.
 
-Workers call `checkpoint_landed` and `ended` in the transaction that stores the event.
+Workers call `checkpoint_landed` and `ended` in the transaction that stores the event; they live in
+scheduling.py, so that a worker need not load what fits laws.
 """
 
 from collections.abc import Mapping
@@ -8,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.services import corpora_at, forecasts, paging, projects
+from app.services import corpora_at, paging, projects
 from app.services.errors import ServiceError, not_found
+from app.services.scheduling import checkpoint_landed, ended
 from app.services.sweep_plan import PlannedRun, corpus_names, plan_run
 from app.settings import Settings
 from app.storage import evaluations as stored_evaluations
@@ -18,6 +20,19 @@ from app.storage import runs as storage
 from app.storage import sweeps as stored_sweeps
 from app.storage.errors import Conflict, NotFound
 from app.storage.runs import NewRun, Run
+
+__all__ = [
+    "TRUNK_PRIORITY",
+    "cancel",
+    "checkpoint_landed",
+    "ended",
+    "evaluations",
+    "get",
+    "page",
+    "retry",
+    "row_of",
+    "submit",
+]
 
 # Higher is trained earlier. A trunk goes before what would keep a worker from unblocking branches.
 TRUNK_PRIORITY = 100
@@ -176,16 +191,3 @@ def evaluations(connection: Connection, run_id: int) -> list[Any]:
     """Every evaluation of the run, by validation set and step."""
     get(connection, run_id)
     return stored_evaluations.of_run(connection, run_id)
-
-
-def checkpoint_landed(connection: Connection, run_id: int) -> list[int]:
-    """Queue the branches whose starting checkpoint is there now; their ids. Twice is harmless."""
-    ready = storage.queue_ready_branches(connection, run_id)
-    for branch_id in ready:
-        queue.defer_train(connection, branch_id)
-    return ready
-
-
-def ended(connection: Connection, run_id: int) -> None:
-    """What follows from a run's end: its forecasts are scored. Twice is harmless."""
-    forecasts.score_run(connection, run_id)

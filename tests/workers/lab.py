@@ -1,0 +1,218 @@
+"""Real workers on a real database with a real trainer, and the means to hurt them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from app.settings import Settings
+from app.storage import queue, runs
+from app.storage.runs import NewRun, Run
+
+HOME = Path(__file__).resolve().parents[2]
+STEPS = 600
+# A tenth of the defaults' patience, so that a death is noticed in a second or two.
+HASTE = {
+    "SCALEWRIGHT_WORKER_HEARTBEAT_SECONDS": "0.5",
+    "SCALEWRIGHT_WORKER_TIMEOUT_SECONDS": "2",
+    "SCALEWRIGHT_REAPER_SECONDS": "0.5",
+    "SCALEWRIGHT_WORKER_MAX_FAILURES": "20",
+}
+
+
+def config(corpus: Path, *, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
+    """A run of about 15,000 parameters: a few milliseconds a step."""
+    source = {"name": "code", "path": str(corpus)}
+    return {
+        "model": {"d_model": 16, "n_layers": 1, "head_dim": 8, "vocab_size": 256, "seq_len": 64},
+        "data": {"train": [{**source, "weight": 1.0}], "validation": [source]},
+        "optimizer": {"name": "muon", "lr": 6e-3},
+        "schedule": {"kind": "wsd", "steps": steps, "warmup_steps": 20, "cooldown_steps": 100},
+        "batch_tokens": 256,
+        "seed": 3,
+        "device": "cpu",
+        "threads": 1,
+        "evaluate": {"at_steps": [steps], "tokens": 2048},
+        "checkpoint": {"every_steps": 50, "keep": 2},
+        **changes,
+    }
+
+
+def train_alone(folder: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the trainer prints when nobody disturbs it."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(configuration))
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.proxy.train", str(path), "--out", str(folder / "out")],
+        cwd=HOME,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def points_of(lines: list[dict[str, Any]]) -> list[tuple[int, float, float, float]]:
+    points = [line["points"] for line in lines if line["event"] == "points"]
+    return [tuple(point) for batch in points for point in batch]  # type: ignore[misc]
+
+
+class WorkerProcess:
+    """`python -m workers`, its log, and its trainers."""
+
+    def __init__(self, lab: "Lab", *arguments: str) -> None:
+        self._log_path = lab.folder / f"worker-{time.monotonic_ns()}.log"
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "workers", *arguments],
+                cwd=HOME,
+                env=lab.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        lines = self._log_path.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    @property
+    def said(self) -> str:
+        return self._log_path.read_text()
+
+    @property
+    def trainers(self) -> list[psutil.Process]:
+        """What it has started and still lives."""
+        try:
+            children = psutil.Process(self.pid).children(recursive=True)
+            return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        except psutil.NoSuchProcess:
+            return []
+
+    def ready(self, seconds: float = 60) -> "WorkerProcess":
+        """Once it has started; so that what follows is not measured with it."""
+        deadline = time.monotonic() + seconds
+        while not any(line["event"] == "worker started" for line in self.log):
+            assert time.monotonic() < deadline and self.alive
+            time.sleep(0.05)
+        return self
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 60) -> int:
+        return self._process.wait(seconds)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        for trainer in self.trainers:
+            trainer.kill()
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+
+
+class Lab:
+    """One database, one folder, one corpus; workers that end with the test."""
+
+    def __init__(self, engine: Engine, settings: Settings, corpus: Path, folder: Path) -> None:
+        self.engine, self.settings, self.corpus, self.folder = engine, settings, corpus, folder
+        url = engine.url.render_as_string(hide_password=False)
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("SCALEWRIGHT_")},
+            **HASTE,
+            "DATABASE_URL": url,
+            "SCALEWRIGHT_DATA_DIR": str(settings.data_dir),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.project_id = self._project()
+
+    def _project(self) -> int:
+        with self.engine.begin() as connection:
+            return int(
+                connection.scalar(
+                    text(
+                        "insert into projects (name) values ('lab') on conflict (name)"
+                        " do update set name = excluded.name returning id"
+                    )
+                )
+            )
+
+    def submit(self, name: str, configuration: Mapping[str, Any], **columns: Any) -> int:
+        """A queued run and its delivery."""
+        columns = {"status": "queued", "steps": configuration["schedule"]["steps"], **columns}
+        new = NewRun(project_id=self.project_id, name=name, config=configuration, **columns)
+        with self.engine.begin() as connection:
+            run = runs.create(connection, new)
+            if run.status == "queued":
+                queue.defer_train(connection, run.id)
+            return run.id
+
+    @contextmanager
+    def worker(self, *arguments: str) -> Iterator[WorkerProcess]:
+        worker = WorkerProcess(self, *arguments)
+        try:
+            yield worker
+        except BaseException:
+            print(worker.said[-6000:])
+            raise
+        finally:
+            worker.end()
+
+    def run(self, run_id: int) -> Run:
+        with self.engine.connect() as connection:
+            return runs.get(connection, run_id)
+
+    def wait(self, run_id: int, until: Callable[[Run], bool], seconds: float = 90) -> Run:
+        """The run once it is as wanted; it fails the test if that does not come."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                run = self.run(run_id)
+                if until(run):
+                    return run
+            except DBAPIError:
+                run = None
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain: {run}"
+            time.sleep(0.05)
+
+    def wait_ended(self, run_id: int, seconds: float = 90) -> Run:
+        return self.wait(run_id, lambda run: run.ended, seconds)
+
+    def curve(self, run_id: int) -> list[tuple[int, float, float, float]]:
+        statement = (
+            "select step, tokens, loss, lr from curve_points where run_id = :id order by step"
+        )
+        return [tuple(row) for row in self.rows(statement, id=run_id)]
+
+    def rows(self, statement: str, **parameters: Any) -> list[Any]:
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(statement), parameters))
+
+
+def freeze(*processes: psutil.Process | WorkerProcess) -> None:
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+
+
+def thaw(*processes: psutil.Process | WorkerProcess) -> None:
+    for process in processes:
+        os.kill(process.pid, signal.SIGCONT)

@@ -1,0 +1,242 @@
+"""Workers, trainers and the database are killed under runs; every curve comes out as if not.
+
+The reference is the trainer's own output, undisturbed. On one CPU and one thread training is exact,
+so the curves are compared bit for bit.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.settings import Settings
+from app.storage import embedded, migrate
+from app.storage.engine import make_engine
+from tests.workers.lab import STEPS, Lab, WorkerProcess, config, freeze, thaw
+
+pytestmark = pytest.mark.faults
+
+MIDDLE = STEPS // 4
+
+
+def attempts_of(lab: Lab, run_id: int) -> dict[int, int]:
+    """How many points each attempt stored."""
+    statement = (
+        "select attempt, count(*) from curve_points where run_id = :id group by 1 order by 1"
+    )
+    return {attempt: count for attempt, count in lab.rows(statement, id=run_id)}
+
+
+def test_a_killed_worker_s_run_goes_on_elsewhere(lab, undisturbed):
+    run_id = lab.submit("worker killed", config(lab.corpus))
+    with lab.worker("--concurrency", "1") as first, lab.worker("--concurrency", "1") as second:
+        first.ready()
+        second.ready()
+        lab.wait(run_id, lambda run: run.step >= MIDDLE)
+        victim, heir = (first, second) if first.trainers else (second, first)
+        (trainer,) = victim.trainers
+        victim.send(signal.SIGKILL)
+        killed = time.monotonic()
+        trainer.wait(10)  # it dies with its worker
+        lab.wait(run_id, lambda run: run.attempt == 2)
+        print(f"taken over after {time.monotonic() - killed:.1f} s")
+        run = lab.wait_ended(run_id)
+        (begun,) = [line for line in heir.log if line["event"] == "run started"]
+    assert (run.status, run.attempt, run.step) == ("finished", 2, STEPS)
+    assert begun["resume_step"] >= MIDDLE - 50  # it did not begin again
+    assert lab.curve(run_id) == undisturbed
+    assert list(attempts_of(lab, run_id)) == [1, 2]
+
+
+def test_a_killed_trainer_is_started_again(lab, undisturbed):
+    run_id = lab.submit("trainer killed", config(lab.corpus))
+    with lab.worker("--concurrency", "1", "--drain") as worker:
+        lab.wait(run_id, lambda run: run.step >= MIDDLE)
+        (trainer,) = worker.trainers
+        trainer.kill()
+        run = lab.wait(run_id, lambda run: run.status == "queued")
+        assert run.failures == 1
+        assert run.message == "the trainer was killed by signal 9"
+        assert worker.wait(90) == 0  # it drained, the wait before the retry included
+    assert lab.run(run_id).status == "finished"
+    assert lab.run(run_id).failures == 0  # its new checkpoints made up for it
+    assert lab.curve(run_id) == undisturbed
+
+
+def test_a_zombie_writes_nothing_and_ends_its_trainer(lab, undisturbed):
+    run_id = lab.submit("zombie", config(lab.corpus))
+    with lab.worker("--concurrency", "1") as first:
+        lab.wait(run_id, lambda run: run.step >= MIDDLE)
+        (trainer,) = first.trainers
+        freeze(first, trainer)
+        with lab.worker("--concurrency", "1", "--drain") as second:
+            lab.wait(run_id, lambda run: run.attempt == 2)
+            before = attempts_of(lab, run_id).get(1)
+            thaw(first, trainer)
+            trainer.wait(15)
+            assert second.wait(90) == 0
+        assert attempts_of(lab, run_id)[1] == before
+        assert lab.run(run_id).status == "finished"
+        assert lab.run(run_id).attempt == 2
+        assert any(line.get("outcome") == "left to others" for line in first.log)
+        # the worker itself is well and takes the next run
+        next_id = lab.submit("after the zombie", config(lab.corpus, steps=20, **NO_COOLDOWN))
+        assert lab.wait_ended(next_id).status == "finished"
+        assert first.alive
+    assert lab.curve(run_id) == undisturbed
+
+
+NO_COOLDOWN = {"schedule": {"kind": "constant", "steps": 20}}
+
+
+@pytest.fixture
+def own_server(tmp_path_factory):
+    """A Postgres of this test's own, to be killed: as durable as it comes."""
+    folder = Path(tempfile.mkdtemp(prefix="scalewright-test-"))
+    folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    data = folder / "postgres"
+    try:
+        url = embedded.start_server(data).url("postgres")
+        migrate.upgrade(url)
+        yield data, Settings(data_dir=tmp_path_factory.mktemp("own"), database_url=url)
+    finally:
+        embedded.stop_server(data, immediately=True)
+        shutil.rmtree(folder)
+
+
+def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
+    own_server, corpus, tmp_path, undisturbed
+):
+    data, settings = own_server
+    engine = make_engine(settings)
+    lab = Lab(engine, settings, corpus, tmp_path)
+    run_id = lab.submit("postgres killed", config(corpus))
+    with lab.worker("--concurrency", "1", "--drain") as worker:
+        lab.wait(run_id, lambda run: run.step >= MIDDLE)
+        acknowledged = lab.curve(run_id)
+        server = embedded.running_server(data)
+        assert server is not None
+        os.kill(server.pid, signal.SIGKILL)
+        time.sleep(3)  # longer than the lease
+        assert worker.trainers  # training went on
+        embedded.start_server(data)
+        back = time.monotonic()
+        assert lab.curve(run_id)[: len(acknowledged)] == acknowledged
+        assert worker.wait(90) == 0
+        print(f"finished {time.monotonic() - back:.1f} s after Postgres was back")
+    run = lab.run(run_id)
+    assert (run.status, run.attempt) == ("finished", 1)  # nobody took it for dead
+    assert lab.curve(run_id) == undisturbed
+    engine.dispose()
+
+
+def hurt(lab: Lab, kills: int, seed: int, n_runs: int = 2, seconds: float = 120) -> None:
+    """Kill trainers and workers at random while `n_runs` runs train; wait for the runs to end."""
+    chance = random.Random(seed)
+    ids = [lab.submit(f"hurt {seed}.{i}", config(lab.corpus)) for i in range(n_runs)]
+    workers: list[WorkerProcess] = []
+    deadline = time.monotonic() + seconds
+    left = kills
+    try:
+        while not all(lab.run(run_id).ended for run_id in ids):
+            assert time.monotonic() < deadline
+            workers = [worker for worker in workers if worker.alive]
+            while len(workers) < 2:
+                workers.append(WorkerProcess(lab, "--concurrency", "1"))
+            time.sleep(chance.uniform(0.2, 1.5))
+            trainers = [trainer for worker in workers for trainer in worker.trainers]
+            if not left or not trainers:
+                continue
+            left -= 1
+            if chance.random() < 0.7:
+                chance.choice(trainers).kill()
+            else:
+                busy = [worker for worker in workers if worker.trainers]
+                chance.choice(busy or workers).send(signal.SIGKILL)
+    finally:
+        for worker in workers:
+            worker.end()
+    assert left == 0, f"the runs ended before {left} of {kills} kills"
+
+
+def assert_exact(lab: Lab, undisturbed: list) -> None:
+    for run_id, status in lab.rows("select id, status from runs where name like 'hurt %'"):
+        assert status == "finished"
+        assert lab.curve(run_id) == undisturbed
+
+
+def test_five_kills_by_chance(lab, undisturbed):
+    hurt(lab, kills=5, seed=1)
+    assert_exact(lab, undisturbed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_fifty_kills_by_chance(lab, undisturbed, seed):
+    hurt(lab, kills=5, seed=seed, seconds=600)
+    assert_exact(lab, undisturbed)
+
+
+# A trainer that does nothing, in about a millisecond: what is left is the claiming.
+NOTHING = """#!/bin/sh
+echo '{"event": "end", "step": 0, "status": "finished", "message": ""}'
+"""
+
+
+def claim_all(lab: Lab, n_workers: int, n_runs: int) -> None:
+    """No run is claimed twice, none is left, however many workers want them."""
+    trainer = lab.folder / "nothing.sh"
+    trainer.write_text(NOTHING)
+    trainer.chmod(0o755)
+    ids = [
+        lab.submit(f"claim {n_workers}.{i}", config(lab.corpus, **NO_COOLDOWN))
+        for i in range(n_runs)
+    ]
+    arguments = ("--concurrency", "4", "--drain", "--trainer", str(trainer))
+    workers = [WorkerProcess(lab, *arguments) for _ in range(n_workers)]
+    try:
+        for worker in workers:
+            assert worker.wait(300) == 0, worker.said[-3000:]
+        logs = [worker.log for worker in workers]
+    finally:
+        for worker in workers:
+            worker.end()
+    begun = Counter(
+        line["run_id"] for line in itertools.chain(*logs) if line["event"] == "run started"
+    )
+    assert begun == Counter(ids)
+    shares = [sum(line["event"] == "run started" for line in log) for log in logs]
+    print(f"claims per worker: {shares}")
+    assert sum(share > 0 for share in shares) > 1  # there was a race to lose
+    ended = lab.rows(
+        "select status, attempt, count(*) from runs where id = any(:ids) group by 1, 2", ids=ids
+    )
+    assert [tuple(row) for row in ended] == [("finished", 1, n_runs)]
+
+
+def test_no_run_is_claimed_twice(lab):
+    claim_all(lab, n_workers=4, n_runs=300)
+
+
+@pytest.mark.soak
+def test_no_run_of_two_thousand_is_claimed_twice(lab):
+    claim_all(lab, n_workers=16, n_runs=2000)
+
+
+def test_nothing_is_left_running():
+    """Of all that was killed above, no trainer survived."""
+    trainers = [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "ppid"])
+        if "workers.proxy.train" in (process.info["cmdline"] or []) and process.info["ppid"] == 1
+    ]
+    assert not trainers
