@@ -18,7 +18,7 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo '  PYTHON=python3.12   the interpreter that .venv is made with'
-	@echo '  ARGS="-k chinchilla -x"   passed on to pytest by test, soak and bench'
+	@echo '  ARGS="-k chinchilla -x"   passed on to pytest by test and soak'
 
 install: $(STAMP) ## Make .venv and install everything (the other targets do this by themselves)
 
@@ -50,8 +50,12 @@ format: $(STAMP) ## Rewrite the code as ruff would have it
 soak: $(STAMP) ## Long tests: hours of load and faults
 	@$(ONE_THREAD) $(BIN)/python -m pytest -m soak $(ARGS)
 
-bench: $(STAMP) ## Benchmarks, in CPU seconds
-	@$(ONE_THREAD) $(BIN)/python -m pytest tests/benchmarks -o python_files='*.py' $(ARGS)
+bench: $(STAMP) ## Benchmarks, in CPU seconds; ONLY=ingest for one of them
+	@for file in tests/benchmarks/$(or $(ONLY),*).py; do \
+		grep -q __main__ $$file || continue; \
+		name=$$(basename $$file .py); echo "== $$name"; \
+		PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
+	done
 
 docs: $(STAMP) ## Rewrite the pages that are generated: docs/laws/ and docs/reference/
 	@$(BIN)/scalewright docs laws

@@ -1,0 +1,117 @@
+"""Commands and the README's curl lines against a real server on a real database."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from .conftest import ROOT, Run
+
+pytest.importorskip("app.main", exc_type=ImportError)
+
+RUNS = ROOT / "docs" / "examples" / "runs.csv"
+
+
+@pytest.fixture(scope="module")
+def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`scalewright serve` on a free port, as a process of its own; its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("data")
+    log = folder / "log"
+    variables = {**os.environ, "DATABASE_URL": database_url, "SCALEWRIGHT_DATA_DIR": str(folder)}
+    variables.pop("SCALEWRIGHT_HOST", None)
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+            cwd=ROOT,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            try:
+                if httpx2.get(f"{url}/v1/health", timeout=5).status_code == 200:
+                    break
+            except httpx2.TransportError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            code = process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert code in (0, -15), log.read_text()
+
+
+@pytest.fixture
+def here(run: Run, server: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("SCALEWRIGHT_SERVER", server)
+    return run
+
+
+def test_runs_are_imported_listed_and_shown(here: Run, tmp_path: Path) -> None:
+    done = here("import", RUNS, "--project", "cli", "--validation-set", "c4", "--json")
+    assert done.code == 0, done.err
+    assert done.document["n_runs"] == 42
+    listed = here("runs", "list", "--project", "cli", "--limit", 500, "--json")
+    assert len(listed.document) == 42
+    assert len(here("runs", "list", "--project", "cli", "--limit", 7, "--json").document) == 7
+    shown = here("runs", "show", listed.document[0]["id"])
+    assert shown.code == 0 and "loss on c4" in shown.out
+
+    again = here("import", RUNS, "--project", "cli", "--json")
+    assert again.code == 1 and again.document["hint"]
+    bad = tmp_path / "bad.csv"
+    bad.write_text("N,D,loss\n1e8,1e9,3\n1e8,-2e9,3\n")
+    refused = here("import", bad, "--project", "cli", "--json")
+    assert refused.code == 1 and refused.document["row"] == 3
+    assert len(here("runs", "list", "--project", "cli", "--limit", 500, "--json").document) == 42
+
+
+def test_a_cancelled_run_that_is_not_there_is_refused(here: Run) -> None:
+    done = here("runs", "cancel", 999999, "--json")
+    assert done.code == 1 and "999999" in done.err
+
+
+def test_a_sweep_that_names_no_corpus_is_refused_with_the_remedy(here: Run, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "run-a-sweep.md").read_text("utf-8")
+    (spec,) = re.findall(r"(?ms)^```json\n(.*?)^```", page)
+    file = tmp_path / "sweep.json"
+    file.write_text(spec)
+    done = here("sweep", "submit", file, "--project", "planned")
+    assert done.code == 1 and "corpus" in done.err
+
+
+def test_the_curl_lines_of_the_readme_work(server: str, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not here")
+    text = (ROOT / "README.md").read_text("utf-8")
+    (script,) = (b for b in re.findall(r"(?ms)^```sh\n(.*?)^```", text) if "curl" in b)
+    assert len(script.strip().splitlines()) == 5
+    script = script.replace("http://127.0.0.1:8421", server).replace(
+        "curl -s", "curl -sS -f -w '\\n'"
+    )
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    fitted = httpx2.get(f"{server}/v1/fits/1", timeout=30).json()
+    assert fitted["law"] == "chinchilla" and fitted["status"] == "converged"
+    assert '"predictions"' in done.stdout and '"optimal"' in done.stdout
