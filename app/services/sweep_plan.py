@@ -98,6 +98,7 @@ def plan_sweep(
         )
     kind = _schedule_kind(spec)
     min_steps = int(spec.get("min_steps", MIN_STEPS))
+    max_steps = None if spec.get("max_steps") is None else int(spec["max_steps"])
     runs: list[PlannedRun] = []
     skipped: list[dict[str, Any]] = []
     for size in sizes:
@@ -106,6 +107,8 @@ def plan_sweep(
         for budget in budgets:
             steps = steps_for(shape, budget, int(spec["batch_tokens"]))
             reason = _why_not(steps, min_steps, spec, kind, cells)
+            if not reason and max_steps is not None and steps > max_steps:
+                reason = f"more than {max_steps} steps"
             if reason:
                 skipped.append(
                     {"size": dict(size), "budget_flops": budget, "steps": steps, "reason": reason}

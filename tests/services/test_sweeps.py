@@ -1,5 +1,6 @@
 """Sweeps: planned exactly, stored as runs, branches released by their trunk's checkpoint."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ from sqlalchemy import Connection, text
 from app.errors import ServiceError
 from app.services import forecasts, projects, runs, sweeps
 from app.services.estimates import REFERENCE_THROUGHPUT, Throughput, estimate
-from app.services.sweep_plan import flops_per_token, model_shape, parameter_counts, plan_sweep
+from app.services.sweep_plan import (
+    flops_per_token,
+    model_shape,
+    parameter_counts,
+    plan_run,
+    plan_sweep,
+)
 from app.settings import Settings
 from app.storage import recording
 from app.storage.recording import Batch, CheckpointLine, EvaluationLine
@@ -71,6 +78,23 @@ def test_cells_that_are_too_short_are_skipped_with_the_reason() -> None:
     assert plan.skipped and all("fewer than 2000" in cell["reason"] for cell in plan.skipped)
     with pytest.raises(ServiceError, match="fewer than 100000000"):
         plan_sweep("s", {**SPEC, "min_steps": 100_000_000}, paths=PATHS)
+    plan = plan_sweep("s", {**SPEC, "max_steps": 3000}, paths=PATHS)
+    assert any(cell["reason"] == "more than 3000 steps" for cell in plan.skipped)
+    assert max(run.steps for run in plan.runs) <= 3000
+
+
+def test_the_demonstration_asks_for_enough_and_no_more() -> None:
+    """12 points or more over 4 sizes and 3 budgets, and a target of 3 times the largest of them,
+    of a size and (per run) a length that the points reach or nearly reach."""
+    demo = json.loads((Path(__file__).parents[2] / "app" / "demo_sweep.json").read_text("utf-8"))
+    plan = plan_sweep("demo", demo["sweep"], paths=PATHS)
+    assert len(plan.finals) >= 12
+    assert len({run.n["total"] for run in plan.finals}) >= 4
+    assert len({run.budget_flops for run in plan.finals}) >= 3
+    target = plan_run("target", demo["sweep"], demo["target"]["size"], paths=PATHS,
+                      budget_flops=demo["target"]["budget_flops"])  # fmt: skip
+    assert target.flops["exact"] >= 3 * max(run.flops["exact"] for run in plan.finals)
+    assert target.n["total"] <= max(run.n["total"] for run in plan.finals)
 
 
 def test_a_cosine_depends_on_its_length_so_each_cell_is_a_run_alone() -> None:
