@@ -1,7 +1,7 @@
 """`scalewright docs`: the pages that are written from the code.
 
-`laws` writes the page of every law from its LAW; `reference` the lists of commands, routes and
-settings. `make docs` runs both; `tests/test_docs.py` holds that the pages are in step.
+`laws` writes the page of every law from its LAW; `reference` the lists of commands and
+routes. `make docs` runs both; `tests/test_docs.py` holds that the pages are in step.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def reference(
     folder: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("docs/reference"),
     check: Check = False,
 ) -> None:
-    """Write the lists of commands, of settings and of REST routes."""
+    """Write the lists of commands and of REST routes."""
     from app.cli_docs_reference import reference_pages
 
     _put(reference_pages(), folder, check)

@@ -1,4 +1,4 @@
-"""The reference pages: every command, every setting, every route, each from its own description."""
+"""The reference pages: every command, every route, each from its own description."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -15,7 +15,6 @@ def reference_pages() -> dict[str, str]:
     """{file name: text}."""
     return {
         "command-line.md": command_line(),
-        "settings.md": settings(),
         "rest.md": rest(),
     }
 
@@ -64,37 +63,6 @@ def _parameter(one: Any) -> str:
         if default not in (None, False, ()) and not callable(default):
             about += f" Default: {default}."
     return f"| `{_cell(label)}` | {_cell(about.strip())} |"
-
-
-def settings() -> str:
-    """One row a setting: the variable, its default, what it does."""
-    from app.settings import Settings
-
-    rows = []
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=False)
-        shown = "" if default is None or field.default_factory else f"`{default}`"
-        rows.append(
-            f"| `SCALEWRIGHT_{name.upper()}` | {shown} | {_flowing(field.description or '')} |"
-        )
-    return "\n".join(
-        [
-            "# Settings",
-            "",
-            MARK,
-            "",
-            "Read from the environment when a process starts, and checked before it does anything:"
-            " unsafe combinations are refused with the remedy.",
-            "",
-            "| variable | default | |",
-            "|---|---|---|",
-            *rows,
-            "",
-            "Clients (`scalewright import`, `sweep`, `runs`) also read `SCALEWRIGHT_SERVER`, the"
-            " server's URL, and `SCALEWRIGHT_API_KEY`, the bearer key.",
-            "",
-        ]
-    )
 
 
 def rest() -> str:
