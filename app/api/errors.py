@@ -5,6 +5,7 @@ programs can branch on, and `hint`, what to do. Where they are known, `row`, `co
 `errors` say where.
 """
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.services.errors import ServiceError, shortened
 from fitting import FittingError
@@ -107,6 +109,37 @@ def of_request_errors(errors: Sequence[Any]) -> JSONResponse:
     )
 
 
+class TooLargeIsAProblem:
+    """The framework's body limit answers in plain text, outside of every handler: say it as all
+    other errors are said."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replaced = False
+
+        async def watching(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                replaced = not kind.startswith(MEDIA_TYPE.encode())
+                if replaced:
+                    status, title = STATUS["too_large"]
+                    answer = problem(
+                        status,
+                        title,
+                        "The body is larger than this server takes.",
+                        kind="too_large",
+                        hint=_HTTP_HINTS[413],
+                    )
+                    await answer(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self.app(scope, receive, watching)
+
+
 def install(app: FastAPI) -> None:
     """Give every error of the application its document."""
 
@@ -148,7 +181,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DBAPIError)
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.exception("unexpected_error", path=request.url.path, exc_info=error)
+        # as text: a renderer that shows local variables would show keys
+        trace = "".join(traceback.format_exception(error))
+        log.error("unexpected_error", path=request.url.path, trace=trace)
         return problem(
             500,
             "An error of ours",

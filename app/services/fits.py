@@ -5,6 +5,7 @@ never changes; to fit again is to make another.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -112,7 +113,7 @@ def create(connection: Connection, request: FitRequest) -> StoredFit:
     else:
         runs = runs_of_points(law, request)
     fitted = compute(law, runs, request)
-    document = fitted.to_dict()
+    document = finite(fitted.to_dict())
     if selected is not None and selected.left_out:
         document["left_out"] = selected.left_out
     stored = storage.create(
@@ -146,7 +147,21 @@ def get(connection: Connection, fit_id: int, *, draws: bool = False) -> StoredFi
 
 def load(connection: Connection, fit_id: int) -> Fit:
     """The fit itself, with its draws: what predicts and allocates."""
-    return Fit.from_dict(_stored(connection, fit_id).document)
+    document = dict(_stored(connection, fit_id).document)
+    known = document.get("calibration") or {}
+    document["calibration"] = {
+        name: math.nan if value is None else value for name, value in known.items()
+    }
+    return Fit.from_dict(document)
+
+
+def finite(value: Any) -> Any:
+    """A document without NaN and infinity, which JSON has not: they become null."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def page(

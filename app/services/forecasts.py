@@ -142,11 +142,6 @@ def page(
     return paging.page_of(stored, lambda forecast: _shown(connection, forecast))
 
 
-def score_run(connection: Connection, run_id: int) -> list[int]:
-    """Score what was forecast of a run that has landed; the ids just scored. Twice is harmless."""
-    return [forecast.id for forecast in storage.score_run(connection, run_id)]
-
-
 def inputs_of_run(run: Run, fit: Fit) -> dict[str, float]:
     """The inputs of the fit's law that a run has, known before it trains."""
     known = {

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from app.services import fits, laws, paging, projects
 from app.services.errors import ServiceError, not_found
@@ -69,6 +70,9 @@ def perform(engine: Engine, job_id: int) -> Job:
     except (ServiceError, FittingError) as error:
         refusal = {"kind": error.kind, "detail": error.message, "hint": error.hint}
         _end(engine, job_id, attempt, "failed", f"{error.message} {error.hint}".strip(), refusal)
+    except OperationalError:
+        # the database is away: the queue delivers the job again
+        raise
     except Exception as error:
         _end(engine, job_id, attempt, "failed", f"{type(error).__name__}: {error}"[:2000])
         raise

@@ -7,8 +7,10 @@ from typing import Literal, get_args
 
 from sqlalchemy import Connection
 
-from app.services.errors import ServiceError
+from app.services import paging
+from app.services.errors import ServiceError, not_found
 from app.storage import keys as storage
+from app.storage.errors import NotFound
 
 Scope = Literal["read", "submit", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
@@ -56,3 +58,19 @@ def find(connection: Connection, key: str) -> Caller | None:
     """The caller that holds the key; None if there is none or it was revoked."""
     found = storage.find_active(connection, digest_of(key))
     return None if found is None else Caller(found.name, frozenset(found.scopes))
+
+
+def page(
+    connection: Connection, *, cursor: str | None = None, limit: int = paging.DEFAULT_LIMIT
+) -> paging.Page[storage.ApiKey]:
+    """Newest first, the revoked ones too."""
+    stored = storage.page(connection, after=paging.after_of(cursor), limit=limit)
+    return paging.page_of(stored, lambda key: key)
+
+
+def revoke(connection: Connection, key_id: int) -> None:
+    """End a key; twice is harmless."""
+    try:
+        storage.revoke(connection, key_id)
+    except NotFound:
+        raise not_found("key", key_id) from None

@@ -1,17 +1,16 @@
-"""Training runs: submitted, watched, stopped; and what happens when one gets somewhere.
+"""Training runs: submitted, watched, stopped, tried again.
 
-Workers call `checkpoint_landed` and `ended` in the transaction that stores the event; they live in
-scheduling.py, so that a worker need not load what fits laws.
+What follows when one gets somewhere is in scheduling.py, which workers call.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from app.services import corpora_at, paging, projects
 from app.services.errors import ServiceError, not_found
-from app.services.scheduling import checkpoint_landed, ended
 from app.services.sweep_plan import PlannedRun, corpus_names, plan_run
 from app.settings import Settings
 from app.storage import evaluations as stored_evaluations
@@ -21,21 +20,16 @@ from app.storage import sweeps as stored_sweeps
 from app.storage.errors import Conflict, NotFound
 from app.storage.runs import NewRun, Run
 
-__all__ = [
-    "TRUNK_PRIORITY",
-    "cancel",
-    "checkpoint_landed",
-    "ended",
-    "evaluations",
-    "get",
-    "page",
-    "retry",
-    "row_of",
-    "submit",
-]
-
 # Higher is trained earlier. A trunk goes before what would keep a worker from unblocking branches.
 TRUNK_PRIORITY = 100
+
+
+@dataclass(frozen=True)
+class RunShown:
+    """A run and its last loss on each validation set."""
+
+    run: Run
+    losses: dict[str, float]
 
 
 def get(connection: Connection, run_id: int) -> Run:
@@ -56,7 +50,7 @@ def page(
     recipe: str | None = None,
     cursor: str | None = None,
     limit: int = paging.DEFAULT_LIMIT,
-) -> paging.Page[Run]:
+) -> paging.Page[RunShown]:
     """Newest first; the conditions all hold."""
     stored = storage.page(
         connection,
@@ -69,7 +63,20 @@ def page(
         after=paging.after_of(cursor),
         limit=limit,
     )
-    return paging.page_of(stored, lambda run: run)
+    shown = iter(shown_all(connection, stored.items))
+    return paging.page_of(stored, lambda _: next(shown))
+
+
+def shown(connection: Connection, run: Run) -> RunShown:
+    return shown_all(connection, [run])[0]
+
+
+def shown_all(connection: Connection, runs: Sequence[Run]) -> list[RunShown]:
+    """Runs with their last losses, read at once."""
+    losses: dict[int, dict[str, float]] = {}
+    for last in stored_evaluations.last_of_runs(connection, [run.id for run in runs]):
+        losses.setdefault(last.run_id, {})[last.validation_set] = last.loss
+    return [RunShown(run, losses.get(run.id, {})) for run in runs]
 
 
 def submit(
@@ -187,7 +194,7 @@ def retry(connection: Connection, run_id: int) -> Run:
     return get(connection, run_id)
 
 
-def evaluations(connection: Connection, run_id: int) -> list[Any]:
+def evaluations(connection: Connection, run_id: int) -> list[stored_evaluations.Evaluation]:
     """Every evaluation of the run, by validation set and step."""
     get(connection, run_id)
     return stored_evaluations.of_run(connection, run_id)

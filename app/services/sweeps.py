@@ -153,6 +153,13 @@ def page(
     return paging.page_of(stored, lambda sweep: _summary(connection, sweep))
 
 
+def find(connection: Connection, project: str | int, name: str) -> SweepSummary | None:
+    """The project's sweep of that name, if there is one."""
+    into = projects.resolve(connection, project)
+    found = storage.find_by_name(connection, into.id, name)
+    return None if found is None else _summary(connection, found)
+
+
 def runs_of(connection: Connection, sweep_id: int) -> list[Run]:
     """Every run of the sweep, in the order in which it was planned."""
     get(connection, sweep_id)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from app.errors import ServiceError
-from app.services import forecasts, projects, runs, sweeps
+from app.services import forecasts, projects, runs, scheduling, sweeps
 from app.services.estimates import REFERENCE_THROUGHPUT, Throughput, estimate
 from app.services.sweep_plan import (
     flops_per_token,
@@ -162,8 +162,8 @@ def test_a_sweep_is_stored_queued_and_released_step_by_step(
     assert first.parent_step is not None
     line = CheckpointLine(first.parent_step, "branch", "/checkpoint", "00", 1)
     recording.record(connection, trunk.id, attempt, Batch(checkpoints=[line]))
-    assert runs.checkpoint_landed(connection, trunk.id) == [first.id]
-    assert runs.checkpoint_landed(connection, trunk.id) == []
+    assert scheduling.checkpoint_landed(connection, trunk.id) == [first.id]
+    assert scheduling.checkpoint_landed(connection, trunk.id) == []
     assert runs.get(connection, first.id).status == "queued"
     assert first.id in queued(connection)
 
@@ -216,11 +216,11 @@ def test_one_run_takes_its_recipe_from_a_sweep_and_is_forecast_before_it_trains(
         Batch(evaluations=[EvaluationLine(run.steps, "code", made.loss * 1.01)]),
     )  # fmt: skip
     recording.finish_run(connection, run.id, attempt)
-    runs.ended(connection, run.id)
+    scheduling.ended(connection, run.id)
     scored = forecasts.get(connection, made.id)
     assert scored.actual == pytest.approx(made.loss * 1.01)
     assert scored.error == pytest.approx(1 / 1.01 - 1)
-    runs.ended(connection, run.id)
+    scheduling.ended(connection, run.id)
     assert forecasts.get(connection, made.id) == scored
 
 

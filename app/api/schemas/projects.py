@@ -7,7 +7,7 @@ from app.api.schemas.common import Name, Request, Timed
 
 class ProjectIn(Request):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "ladder", "description": "Our 2026 ladder"}]}
+        json_schema_extra={"examples": [{"name": "ladder-2026", "description": "Muon, byte-level"}]}
     )
 
     name: Name

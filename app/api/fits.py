@@ -1,0 +1,210 @@
+"""/v1/laws, /v1/fits, /v1/predictions, /v1/allocations, /v1/forecasts"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import JSONResponse
+
+from app.api.auth import READ, SUBMIT
+from app.api.dependencies import Cursor, DatabaseDep, Id, IdQuery, Limit
+from app.api.idempotency import IdempotentRoute
+from app.api.schemas.common import PageOf
+from app.api.schemas.fits import (
+    AllocationIn,
+    AllocationOut,
+    FitIn,
+    FitOut,
+    FitPoints,
+    ForecastIn,
+    ForecastOut,
+    LawOut,
+    LawsOut,
+    PredictionIn,
+    PredictionOut,
+)
+from app.api.schemas.jobs import JobOut
+from app.services import allocations, fits, forecasts, jobs, laws, paging, predictions
+
+router = APIRouter(prefix="/v1", route_class=IdempotentRoute, dependencies=[READ])
+RESPOND_ASYNC = "respond-async"
+
+
+@router.get("/laws", tags=["laws"])
+def list_laws() -> LawsOut:
+    """Every law that can be fitted, with its inputs, parameters and an example."""
+    return LawsOut(items=[LawOut(**laws.describe(laws.find(name))) for name in laws.names()])
+
+
+@router.get("/laws/{name}", tags=["laws"])
+def get_law(name: Annotated[str, Path(max_length=100)]) -> LawOut:
+    """One law."""
+    return LawOut(**laws.describe(laws.find(name)))
+
+
+@router.post(
+    "/fits",
+    status_code=201,
+    tags=["fits"],
+    dependencies=[SUBMIT],
+    response_model=FitOut,
+    responses={202: {"model": JobOut, "description": "Prefer: respond-async was asked for."}},
+)
+def create_fit(
+    body: FitIn,
+    database: DatabaseDep,
+    response: Response,
+    prefer: Annotated[str, Header(description="respond-async: a job does it.")] = "",
+) -> FitOut | JSONResponse:
+    """Fit a law to the finished runs of a project, or to points.
+
+    A fit that does not converge is an answer with a status; input that cannot be fitted is a 422
+    that says what to change.
+    """
+    request = body.to_request()
+    with database.begin() as connection:
+        if RESPOND_ASYNC in prefer.lower():
+            job = jobs.submit_fit(connection, request)
+            return JSONResponse(
+                JobOut.model_validate(job).model_dump(mode="json"),
+                202,
+                {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC},
+            )
+        made = fits.create(connection, request)
+    response.headers["Location"] = f"/v1/fits/{made.id}"
+    response.headers["ETag"] = made.etag
+    return FitOut.model_validate(made)
+
+
+@router.get("/fits", tags=["fits"])
+def list_fits(
+    database: DatabaseDep,
+    project: str | None = None,
+    law: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = paging.DEFAULT_LIMIT,
+) -> PageOf[FitOut]:
+    """Fits, newest first, without their draws."""
+    with database.begin() as connection:
+        page = fits.page(connection, project=project, law=law, cursor=cursor, limit=limit)
+        return PageOf[FitOut].model_validate(page)
+
+
+@router.get(
+    "/fits/{fit_id}",
+    tags=["fits"],
+    response_model=FitOut,
+    responses={304: {"description": "If-None-Match has its ETag: nothing has changed."}},
+)
+def get_fit(
+    fit_id: Id,
+    database: DatabaseDep,
+    response: Response,
+    draws: Annotated[bool, Query(description="With the draws: what `predict` needs.")] = False,
+    if_none_match: Annotated[str, Header()] = "",
+) -> FitOut | Response:
+    """One fit. It never changes, so its ETag holds for ever."""
+    with database.begin() as connection:
+        fit = fits.get(connection, fit_id, draws=draws)
+    headers = {"ETag": fit.etag, "Cache-Control": "private, max-age=31536000, immutable"}
+    known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    if fit.etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return FitOut.model_validate(fit)
+
+
+@router.get("/fits/{fit_id}/points", tags=["fits"])
+def get_fit_points(fit_id: Id, database: DatabaseDep) -> FitPoints:
+    """The points that a fit was made from, with their runs."""
+    with database.begin() as connection:
+        return FitPoints.model_validate(
+            {"fit_id": fit_id, "points": fits.points_of(connection, fit_id)}
+        )
+
+
+@router.post("/predictions", tags=["predictions"])
+def create_prediction(
+    body: PredictionIn, database: DatabaseDep, response: Response
+) -> PredictionOut:
+    """Losses of up to 100,000 runs, each with its interval and how far it reaches."""
+    with database.begin() as connection:
+        found = predictions.predict(connection, body.fit, body.inputs(), level=body.level)
+        answer = {"fit": body.fit, **found.to_dict()}
+        if body.keep:
+            kept = predictions.keep(connection, body.fit, body.model_dump(), found)
+            response.status_code = 201
+            response.headers["Location"] = f"/v1/predictions/{kept.id}"
+            answer |= {"id": kept.id, "created_at": kept.created_at}
+    return PredictionOut.model_construct(**answer)
+
+
+@router.get("/predictions", tags=["predictions"])
+def list_predictions(
+    database: DatabaseDep,
+    fit_id: IdQuery = None,
+    cursor: Cursor = None,
+    limit: Limit = paging.DEFAULT_LIMIT,
+) -> PageOf[PredictionOut]:
+    """Predictions that were kept, newest first."""
+    with database.begin() as connection:
+        page = predictions.page(connection, fit_id=fit_id, cursor=cursor, limit=limit)
+    return PageOf[PredictionOut](
+        items=list(map(PredictionOut.of, page.items)), next_cursor=page.next_cursor
+    )
+
+
+@router.get("/predictions/{prediction_id}", tags=["predictions"])
+def get_prediction(prediction_id: Id, database: DatabaseDep) -> PredictionOut:
+    """One prediction that was kept."""
+    with database.begin() as connection:
+        return PredictionOut.of(predictions.get(connection, prediction_id))
+
+
+@router.post("/allocations", tags=["allocations"])
+def create_allocation(body: AllocationIn, database: DatabaseDep) -> AllocationOut:
+    """How to spend a budget: the N and D of least loss, how sure that is, how flat the valley."""
+    with database.begin() as connection:
+        found = allocations.allocate_budget(connection, body.fit, body.budget(), body.options())
+    return AllocationOut.model_validate({"fit": body.fit, **found.to_dict()})
+
+
+@router.post("/forecasts", status_code=201, tags=["forecasts"], dependencies=[SUBMIT])
+def create_forecast(body: ForecastIn, database: DatabaseDep, response: Response) -> ForecastOut:
+    """Write down, before it trains, what a run will reach. It is scored when the run lands."""
+    with database.begin() as connection:
+        made = forecasts.create(
+            connection,
+            body.fit,
+            run_id=body.run,
+            inputs=body.inputs,
+            validation_set=body.validation_set,
+            project=body.project,
+            level=body.level,
+            backtest=body.backtest,
+        )
+    response.headers["Location"] = f"/v1/forecasts/{made.id}"
+    return ForecastOut.model_validate(made)
+
+
+@router.get("/forecasts", tags=["forecasts"])
+def list_forecasts(
+    database: DatabaseDep,
+    project: str | None = None,
+    fit_id: IdQuery = None,
+    run_id: IdQuery = None,
+    cursor: Cursor = None,
+    limit: Limit = paging.DEFAULT_LIMIT,
+) -> PageOf[ForecastOut]:
+    """Forecasts against actuals, newest first."""
+    with database.begin() as connection:
+        page = forecasts.page(
+            connection, project=project, fit_id=fit_id, run_id=run_id, cursor=cursor, limit=limit
+        )
+        return PageOf[ForecastOut].model_validate(page)
+
+
+@router.get("/forecasts/{forecast_id}", tags=["forecasts"])
+def get_forecast(forecast_id: Id, database: DatabaseDep) -> ForecastOut:
+    """One forecast and, once the run has landed, how it did."""
+    with database.begin() as connection:
+        return ForecastOut.model_validate(forecasts.get(connection, forecast_id))

@@ -1,0 +1,81 @@
+"""The OpenAPI document, with what only the registry of laws knows: examples that run."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.api.schemas.common import Problem
+from app.services import laws
+
+PROBLEM_STATUSES = {
+    "4XX": "The request was refused: what was wrong, and what to do.",
+    "5XX": "The service failed, or waits for its database.",
+}
+PREDICTION = {"fit": 1, "points": [{"N": 7e10, "D": 1.4e12}]}
+ALLOCATION = {"fit": 1, "budget_flops": 1e21}
+FORECAST = {"fit": 1, "inputs": {"N": 1e9, "D": 2e10}, "project": "demo"}
+
+
+def install(app: FastAPI) -> None:
+    """Replace `app.openapi` by one that adds to what the framework makes, and keeps the result."""
+    make = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = completed(make)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def completed(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    document = make()
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"] = Problem.model_json_schema()
+    # this service answers a request that does not match with a problem document
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            responses = operation["responses"]
+            responses.pop("422", None)
+            for status, description in PROBLEM_STATUSES.items():
+                responses[status] = _problem(description)
+            if method == "post" and not path.endswith(("/cancel", "/retry")):
+                operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+    _set_examples(document)
+    return document
+
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Any text of yours: the same request with the same key is done once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _set_examples(document: dict[str, Any]) -> None:
+    """Examples beside the schemas: each is a body that this service answers with a 2xx."""
+    fits = {
+        f"{name} to points": {"law": name, "points": laws.example_points(laws.find(name))}
+        for name in laws.names()
+    }
+    by_path: dict[str, dict[str, Any]] = {
+        "/v1/fits": fits,
+        "/v1/predictions": {"one point": PREDICTION},
+        "/v1/allocations": {"a budget in FLOPs": ALLOCATION},
+        "/v1/forecasts": {"of inputs": FORECAST},
+    }
+    for path, examples in by_path.items():
+        operation = document["paths"].get(path, {}).get("post")
+        if operation:
+            content = operation["requestBody"]["content"]["application/json"]
+            content["examples"] = {name: {"value": value} for name, value in examples.items()}

@@ -1,0 +1,377 @@
+"""Laws, fits, predictions, allocations, forecasts. No law is named here: the registry fills the
+enumeration and the examples when the document is made."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
+from pydantic_core import CoreSchema
+
+from app.api.schemas.common import (
+    Answer,
+    Level,
+    Name,
+    PositiveFloat,
+    ProjectRef,
+    Request,
+    RunId,
+    Seed,
+    Timed,
+)
+from app.api.schemas.imports import FlopsConvention, LossUnit, NConvention
+from app.errors import ServiceError
+from app.services import fits, laws, predictions
+from app.services.allocations import Money
+from app.storage.predictions import StoredPrediction
+from fitting.objective import ObjectiveKind
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# checked by hand, column by column: a model a point would cost ten times as much
+Points = Annotated[
+    list[dict[str, Any]],
+    Field(min_length=1, max_length=predictions.MAX_POINTS),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": predictions.MAX_POINTS,
+            "items": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
+        }
+    ),
+]
+Columns = Annotated[dict[str, Annotated[list[Finite], Field(min_length=1)]], Field(min_length=1)]
+
+
+class _KnownLaw:
+    """The name of a law; the schema lists the registry as it is when it is asked for."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "enum": laws.names()}
+
+
+def _known(name: str) -> str:
+    if name not in laws.names():
+        raise ValueError(f"there is no law {name[:60]!r}; use one of {', '.join(laws.names())}")
+    return name
+
+
+LawName = Annotated[str, AfterValidator(_known), _KnownLaw]
+
+
+class SelectIn(Request):
+    """Which finished runs of the project are fitted."""
+
+    recipe: str | None = Field(
+        default=None, min_length=1, max_length=200, description="The hash, or how it begins."
+    )
+    cooled: bool | None = Field(
+        default=True, description="false: runs that were not cooled down; null: both."
+    )
+    min_steps: int | None = Field(default=None, ge=0, le=2**62)
+    run_ids: list[RunId] | None = Field(default=None, min_length=1, max_length=100_000)
+    n_convention: NConvention = "total"
+
+    def to_select(self) -> fits.Select:
+        run_ids = None if self.run_ids is None else tuple(dict.fromkeys(self.run_ids))
+        return fits.Select(self.recipe, self.cooled, self.min_steps, run_ids, self.n_convention)
+
+
+class ObjectiveIn(Request):
+    kind: ObjectiveKind = "huber-log"
+    delta: PositiveFloat = Field(default=1e-3, description="Of Huber's loss, in log loss.")
+
+
+class FitIn(Request):
+    """A law and what it is fitted to: the runs of a project, or points of this body."""
+
+    law: LawName
+    project: ProjectRef | None = None
+    validation_set: Name | None = None
+    select: SelectIn = Field(default_factory=SelectIn)
+    points: Points | None = Field(
+        default=None,
+        description="One object a point: the law's inputs and `loss`; `run` where points belong "
+        "together, `flops` where it is known.",
+    )
+    n_convention: NConvention = "total"
+    flops_convention: FlopsConvention = "6ND"
+    loss_unit: LossUnit = "nats/token"
+    objective: ObjectiveIn = Field(default_factory=ObjectiveIn)
+    draws: int = Field(default=1000, ge=0, le=fits.MAX_DRAWS)
+    level: Level = 0.9
+    seed: Seed = 0
+
+    def to_request(self) -> fits.FitRequest:
+        columns = columns_of_points(self.law, self.points) if self.points else {}
+        return fits.FitRequest(
+            law=self.law,
+            project=self.project,
+            validation_set=self.validation_set,
+            select=self.select.to_select(),
+            n_convention=self.n_convention,
+            flops_convention=self.flops_convention,
+            loss_unit=self.loss_unit,
+            objective=self.objective.kind,
+            delta=self.objective.delta,
+            draws=self.draws,
+            level=self.level,
+            seed=self.seed,
+            **columns,
+        )
+
+
+class FitOut(Timed):
+    """`document` is FIT.json: parameters at full precision, intervals, warnings, conventions; its
+    `draws` come with ?draws=true."""
+
+    id: int
+    project_id: int | None
+    law: str
+    status: str
+    digest: str
+    run_ids: list[int]
+    request: dict[str, Any]
+    document: dict[str, Any]
+
+
+class FitPointOut(Answer):
+    run_id: int | None
+    run: str | None
+    inputs: dict[str, float]
+    loss: float
+
+
+class FitPoints(Answer):
+    fit_id: int
+    points: list[FitPointOut]
+
+
+class LawOut(Answer):
+    name: str
+    title: str
+    latex: str
+    source: str
+    about: str
+    inputs: list[dict[str, Any]]
+    params: list[dict[str, Any]]
+    published: dict[str, Any] | None
+    example: dict[str, Any]
+
+
+class LawsOut(Answer):
+    items: list[LawOut]
+
+
+class PredictionIn(Request):
+    """`points` as objects, or `at` as columns (faster where there are many)."""
+
+    fit: RunId
+    points: Points | None = None
+    at: Columns | None = None
+    level: Level | None = Field(default=None, description="Default: the fit's own.")
+    keep: bool = Field(default=False, description="Store the answer and give it an id.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "PredictionIn":
+        if (self.points is None) == (self.at is None):
+            raise ValueError("give points or at, and not both")
+        return self
+
+    def inputs(self) -> Mapping[str, list[float]]:
+        return self.at if self.at is not None else columns_of(self.points or [])
+
+
+class Predicted(Answer):
+    inputs: dict[str, float]
+    loss: float
+    lower: float
+    upper: float
+    reach: dict[str, float] = Field(description="Times beyond the largest run, by input.")
+
+
+class PredictionOut(Answer):
+    fit: int
+    law: str
+    level: float
+    loss_unit: str
+    predictions: list[Predicted]
+    id: int | None = None
+    created_at: datetime | None = None
+
+    @classmethod
+    def of(cls, stored: StoredPrediction) -> "PredictionOut":
+        return cls.model_validate(
+            {
+                **stored.document,
+                "fit": stored.fit_id,
+                "id": stored.id,
+                "created_at": stored.created_at,
+            }
+        )
+
+
+class AllocationIn(Request):
+    """One budget: `budget_flops`, or GPU-hours, dollars, or hours of GPUs."""
+
+    fit: RunId
+    budget_flops: PositiveFloat | None = None
+    gpu_hours: PositiveFloat | None = None
+    dollars: PositiveFloat | None = None
+    dollars_per_gpu_hour: PositiveFloat | None = None
+    hours: PositiveFloat | None = None
+    gpus: PositiveFloat | None = None
+    peak_flops_per_second: PositiveFloat = Field(
+        default=989e12, description="Of one GPU; default: H100, dense bf16."
+    )
+    utilisation: float = Field(default=0.4, gt=0, le=1, description="MFU.")
+    flops_per_parameter_token: PositiveFloat = 6.0
+    fixed: dict[str, PositiveFloat] = Field(default_factory=dict)
+    max_tokens: PositiveFloat | None = None
+    sizes: list[PositiveFloat] | None = Field(default=None, min_length=1, max_length=1000)
+    inference_tokens: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    level: Level | None = None
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "AllocationIn":
+        others = (self.gpu_hours, self.dollars, self.hours, self.gpus)
+        if self.budget_flops is not None and any(other is not None for other in others):
+            raise ValueError("give one budget: budget_flops, gpu_hours, dollars, or hours and gpus")
+        return self
+
+    def budget(self) -> float | Money:
+        if self.budget_flops is not None:
+            return self.budget_flops
+        return Money(
+            gpu_hours=self.gpu_hours,
+            dollars=self.dollars,
+            hours=self.hours,
+            gpus=self.gpus,
+            peak_flops_per_second=self.peak_flops_per_second,
+            utilisation=self.utilisation,
+            dollars_per_gpu_hour=self.dollars_per_gpu_hour,
+        )
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "flops_per_parameter_token": self.flops_per_parameter_token,
+            "fixed": self.fixed,
+            "max_tokens": self.max_tokens,
+            "sizes": self.sizes,
+            "inference_tokens": self.inference_tokens,
+            "level": self.level,
+        }
+
+
+class AllocationOut(Answer):
+    """optimal: N, D, loss and its interval; intervals: of the optimum over the fit's draws;
+    valley: where along the budget the loss is as good as the best."""
+
+    fit: int
+    budget_flops: float
+    level: float
+    optimal: dict[str, Any]
+    intervals: dict[str, Any]
+    valley: dict[str, Any]
+    exponents: dict[str, Any] | None
+    closed_form: dict[str, Any] | None
+    warnings: list[dict[str, Any]]
+
+
+class ForecastIn(Request):
+    """A prediction that is kept. With `run` it is scored when that run lands."""
+
+    fit: RunId
+    run: RunId | None = None
+    inputs: dict[str, PositiveFloat] | None = Field(default=None, min_length=1)
+    validation_set: Name | None = Field(default=None, description="Default: the fit's.")
+    project: ProjectRef | None = None
+    level: Level | None = None
+    backtest: bool = Field(
+        default=False, description="Score on a run that is known already; it is marked for ever."
+    )
+
+
+class ForecastOut(Timed):
+    """made: before_training, while_training, backtest or of_inputs. error: (loss - actual) /
+    actual. reach and compute_ratio: times the largest run of the fit."""
+
+    id: int
+    project_id: int
+    fit_id: int
+    run_id: int | None
+    run_name: str | None
+    run_status: str | None
+    law: str
+    validation_set: str
+    loss_unit: str
+    inputs: dict[str, float]
+    level: float
+    loss: float
+    lower: float
+    upper: float
+    reach: dict[str, float]
+    compute_ratio: float | None
+    made: Literal["before_training", "while_training", "backtest", "of_inputs"]
+    actual: float | None
+    error: float | None
+    inside: bool | None
+    scored_at: datetime | None
+
+
+def columns_of(points: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Points -> columns; every point has the first one's members. Rows are counted from 1."""
+    return {name: _column(points, name) for name in points[0]}
+
+
+def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The points of a fit: its law's inputs, the losses, run labels and FLOPs where given."""
+    known = laws.find(law)
+    columns: dict[str, Any] = {
+        "inputs": {name: _column(points, name) for name in known.input_names},
+        "loss": _column(points, "loss"),
+    }
+    if "flops" in points[0]:
+        columns["flops"] = _column(points, "flops")
+    if "run" in points[0]:
+        columns["run"] = [str(_cell(points, i, "run")) for i in range(len(points))]
+    return columns
+
+
+def _column(points: list[dict[str, Any]], name: str) -> list[float]:
+    column = []
+    for i in range(len(points)):
+        cell = _cell(points, i, name)
+        if isinstance(cell, bool) or not isinstance(cell, int | float):
+            raise _bad(i, name, cell, "is not a number")
+        try:
+            column.append(float(cell))
+        except OverflowError:
+            raise _bad(i, name, cell, "is too large") from None
+    return column
+
+
+def _cell(points: list[dict[str, Any]], i: int, name: str) -> Any:
+    if name not in points[i]:
+        raise ServiceError(
+            "invalid",
+            f"Point {i + 1} has no {name!r}.",
+            "Give every point the same members.",
+            row=i + 1,
+            column=name,
+        )
+    return points[i][name]
+
+
+def _bad(i: int, name: str, cell: Any, what: str) -> ServiceError:
+    return ServiceError(
+        "invalid",
+        f"{name} of point {i + 1} {what}.",
+        "Give a finite number.",
+        row=i + 1,
+        column=name,
+        value=cell,
+    )

@@ -1,0 +1,178 @@
+"""Sweeps: what is asked for, the plan, how far it is."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from app.api.schemas.common import Answer, Name, PositiveFloat, ProjectRef, Request, Timed
+
+Dimension = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class TrainCorpus(Request):
+    name: Name
+    weight: PositiveFloat = 1.0
+
+
+class Corpora(Request):
+    train: list[TrainCorpus] = Field(min_length=1, max_length=100)
+    validation: list[Name] = Field(min_length=1, max_length=100)
+
+
+class Model(Request):
+    """What all sizes share. vocab_size is the corpora's where it is left out."""
+
+    seq_len: Dimension = 256
+    vocab_size: Dimension | None = None
+    head_dim: Dimension = 16
+    mlp: Literal["swiglu", "relu2"] = "swiglu"
+    tied: bool = False
+    qk_norm: bool = True
+
+
+class Size(Request):
+    d_model: Dimension
+    n_layers: Dimension
+    d_ff: Dimension | None = None
+    head_dim: Dimension | None = None
+
+
+class ScheduleIn(Request):
+    kind: Literal["wsd", "cosine", "linear"] = "wsd"
+    warmup_steps: int = Field(default=50, ge=0, le=10**9)
+    cooldown_fraction: float = Field(default=0.2, gt=0, le=1)
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+class Optimizer(Request):
+    """`lr` is the peak rate at the base width; other widths follow from it."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    lr: PositiveFloat = 6e-3
+    weight_decay: float | None = Field(default=None, ge=0)
+    betas: tuple[float, float] | None = None
+    eps: PositiveFloat | None = None
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    clip: PositiveFloat | None = None
+    mup_base_d_model: Dimension | None = None
+    z_loss: float | None = Field(default=None, ge=0)
+
+
+class EvaluateIn(Request):
+    tokens: int = Field(default=65536, ge=1, le=2**40)
+    at_steps: list[Annotated[int, Field(ge=0, le=10**9)]] = Field(
+        default_factory=list, max_length=1000, description="Besides the last step."
+    )
+
+
+EXAMPLE: dict[str, Any] = {
+    "project": "demo",
+    "name": "ladder",
+    "corpora": {"train": [{"name": "code", "weight": 1.0}], "validation": ["code", "english"]},
+    "model": {"seq_len": 256, "head_dim": 16, "mlp": "swiglu"},
+    "sizes": [{"d_model": d, "n_layers": 2} for d in (32, 48, 64)],
+    "budgets_flops": [3e11, 1e12, 3e12],
+    "schedule": {"kind": "wsd", "warmup_steps": 50, "cooldown_fraction": 0.2},
+    "optimizer": {"name": "muon", "lr": 6e-3},
+    "batch_tokens": 1024,
+    "min_steps": 500,
+}
+
+
+class SweepIn(Request):
+    """For each size one trunk at constant rate, and from it one cool-down for each budget."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    project: ProjectRef
+    name: Name
+    corpora: Corpora
+    model: Model = Field(default_factory=Model)
+    sizes: list[Size] = Field(min_length=1, max_length=200)
+    budgets_flops: list[PositiveFloat] = Field(min_length=1, max_length=200)
+    schedule: ScheduleIn = Field(default_factory=ScheduleIn)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    batch_tokens: int = Field(default=1024, ge=1, le=2**30)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    min_steps: int = Field(
+        default=1000, ge=1, le=10**9, description="Below it a transient is measured, not a law."
+    )
+    evaluate: EvaluateIn = Field(default_factory=EvaluateIn)
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(default=1, ge=1, le=1024)
+    compile: bool = False
+    checkpoint_every_steps: int = Field(default=500, ge=0, le=10**9)
+
+    def spec(self) -> dict[str, Any]:
+        """What the planner reads: only what was said or has a default."""
+        return self.model_dump(exclude={"project", "name"}, exclude_none=True)
+
+
+class PlannedRunOut(Answer):
+    name: str
+    kind: str
+    cooled: bool
+    steps: int
+    new_steps: int
+    tokens: float
+    n: dict[str, float]
+    flops: dict[str, float]
+    parent: str | None
+    parent_step: int | None
+    budget_flops: float | None
+
+
+class Skipped(Answer):
+    size: dict[str, Any]
+    budget_flops: float
+    steps: int
+    reason: str
+
+
+class Warned(Answer):
+    code: str
+    message: str
+
+
+class EstimateOut(Answer):
+    """Wall-clock seconds with `processes` training at once; source: measured here, or reference."""
+
+    seconds: float
+    run_seconds: float
+    processes: int
+    source: str
+
+
+class PlanOut(Answer):
+    """What a sweep would train; nothing was stored."""
+
+    dry_run: Literal[True] = True
+    runs: list[PlannedRunOut]
+    skipped: list[Skipped]
+    warnings: list[Warned]
+    total_flops: float
+    total_tokens: float
+    estimate: EstimateOut
+
+
+class ProgressOut(Answer):
+    """finals are the cooled runs, which a law is fitted to; fraction is of the planned FLOPs."""
+
+    statuses: dict[str, int]
+    runs: int
+    finals: int
+    finished_finals: int
+    flops: float
+    total_flops: float
+    fraction: float
+    ended: bool
+    seconds_left: float | None
+
+
+class SweepOut(Timed):
+    id: int
+    project_id: int
+    name: str
+    spec: dict[str, Any]
+    progress: ProgressOut

@@ -1,0 +1,88 @@
+"""Keys: hashed, scoped, revocable; without one nothing is said."""
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+
+from app.api import auth
+from app.settings import Settings
+from tests.api.conftest import client_of
+
+ADMIN_KEY = "an-admin-key-of-forty-two-characters-or-so"
+
+
+@pytest.fixture(scope="module")
+def keyed(settings: Settings) -> Iterator[TestClient]:
+    guarded = settings.model_copy(
+        update={"auth": "keys", "admin_key": SecretStr(ADMIN_KEY), "host": "0.0.0.0"}
+    )
+    with client_of(guarded) as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def make_key(client: TestClient, name: str, *scopes: str) -> str:
+    made = client.post("/v1/keys", json={"name": name, "scopes": scopes}, headers=bearer(ADMIN_KEY))
+    assert made.status_code == 201, made.text
+    return str(made.json()["key"])
+
+
+def test_nobody_reads_without_a_key(keyed: TestClient) -> None:
+    for path in ("/v1/projects", "/v1/laws", "/metrics", "/v1/runs/1/events", "/"):
+        answer = keyed.get(path)
+        assert answer.status_code == 401, path
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert keyed.get(path, headers=bearer("sw_wrong")).status_code == 401
+    assert keyed.get("/v1/health").status_code == 200
+
+
+def test_a_scope_includes_the_lesser_ones_and_no_more(keyed: TestClient) -> None:
+    reader = bearer(make_key(keyed, "reader", "read"))
+    writer = bearer(make_key(keyed, "writer", "submit"))
+    body = {"name": "scoped"}
+    assert keyed.get("/v1/projects", headers=reader).status_code == 200
+    refused = keyed.post("/v1/projects", json=body, headers=reader)
+    assert refused.status_code == 403 and "submit" in refused.json()["hint"]
+    assert keyed.post("/v1/projects", json=body, headers=writer).status_code == 201
+    assert keyed.get("/v1/projects", headers=writer).status_code == 200
+    assert keyed.get("/v1/keys", headers=writer).status_code == 403
+    assert keyed.delete("/v1/projects/scoped", headers=writer).status_code == 403
+    assert keyed.delete("/v1/projects/scoped", headers=bearer(ADMIN_KEY)).status_code == 204
+
+
+def test_a_key_is_kept_as_a_digest_and_can_be_revoked(
+    keyed: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBER_SECONDS", 0.0)
+    key = make_key(keyed, "short-lived", "read")
+    with engine.begin() as connection:
+        stored = str(connection.execute(text("select * from api_keys")).all())
+    assert key not in stored and key[:11] in stored
+    assert keyed.get("/v1/projects", headers=bearer(key)).status_code == 200
+    listed = keyed.get("/v1/keys", headers=bearer(ADMIN_KEY)).json()["items"]
+    key_id = next(item["id"] for item in listed if item["name"] == "short-lived")
+    assert key not in str(listed)
+    assert keyed.delete(f"/v1/keys/{key_id}", headers=bearer(ADMIN_KEY)).status_code == 204
+    assert keyed.get("/v1/projects", headers=bearer(key)).status_code == 401
+
+
+def test_a_page_may_send_the_key_as_a_cookie(keyed: TestClient) -> None:
+    key = make_key(keyed, "browser", "read")
+    answer = keyed.get("/v1/projects", headers={"cookie": f"{auth.COOKIE}={key}"})
+    assert answer.status_code == 200
+
+
+def test_an_idempotency_key_belongs_to_its_caller(keyed: TestClient) -> None:
+    one, two = make_key(keyed, "one", "submit"), make_key(keyed, "two", "submit")
+    same = {"Idempotency-Key": "shared"}
+    first = keyed.post("/v1/projects", json={"name": "mine"}, headers={**bearer(one), **same})
+    second = keyed.post("/v1/projects", json={"name": "yours"}, headers={**bearer(two), **same})
+    assert first.status_code == second.status_code == 201
+    unknown = keyed.post("/v1/projects", json={"name": "mine"}, headers=same)
+    assert unknown.status_code == 401
