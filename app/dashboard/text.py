@@ -117,6 +117,14 @@ def reach(values: Mapping[str, float] | None) -> str:
     return ", ".join(parts) + " beyond the largest run"
 
 
+def reach_short(values: Mapping[str, float] | None) -> str:
+    """The same for a table's cell: `12× N, 3.1× D`, or `within the runs`."""
+    if not values:
+        return MISSING
+    beyond = [f"{times(v)} {name}" for name, v in values.items() if v > 1.0 + 1e-9]
+    return ", ".join(beyond) or "within the runs"
+
+
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """`3 min ago`. A moment without a time zone is read as UTC."""
     if moment is None:
@@ -155,5 +163,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "percent": percent,
     "times": times,
     "reach": reach,
+    "reach_short": reach_short,
     "ago": ago,
 }

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.storage import overview as storage
+from app.storage import sweeps as stored_sweeps
 
 Row = dict[str, Any]
 
@@ -15,11 +16,22 @@ def overview(connection: Connection) -> Row:
     return {
         "counts": counts,
         "projects": storage.projects(connection),
-        "sweeps": storage.sweeps(connection),
+        "sweeps": sweeps(connection),
         "forecasts": forecasts(connection, limit=12),
         "fits": storage.fits(connection, limit=1),
         "next_step": next_step(counts),
     }
+
+
+def sweeps(connection: Connection, limit: int = 20, sweep_id: int | None = None) -> list[Row]:
+    """Sweeps with the `share` of their compute that is done: a large run weighs what it costs."""
+    rows = []
+    for row in storage.sweeps(connection, limit, sweep_id):
+        progress = stored_sweeps.progress(connection, row["id"])
+        planned = progress.flops_planned
+        share = min(1.0, progress.flops_done / planned) if planned > 0 else 0.0
+        rows.append(row | {"share": share, "flops": planned})
+    return rows
 
 
 def forecasts(connection: Connection, limit: int = 100) -> list[Row]:
@@ -31,6 +43,7 @@ def judged(row: Row) -> Row:
     """The forecast with its verdict: inside the interval, ends included, is a hit."""
     actual = row["actual"]
     inputs = ", ".join(f"{name} {value:.3g}" for name, value in (row["inputs"] or {}).items())
+    inputs = inputs.replace("e+", "e")
     return row | {
         "label": row.get("run_name") or inputs or f"forecast {row['id']}",
         "error": None if actual is None else actual / row["loss"] - 1.0,

@@ -30,16 +30,12 @@ select p.id, p.name, p.description,
 from projects p order by p.id desc limit :limit
 """)
 
-# A sweep's progress is by steps: a large run at its middle is not half of a small one.
 _SWEEPS = text("""
 select s.id, s.name, p.name as project, s.created_at,
   count(r.id) as runs,
   count(r.id) filter (where r.status = 'finished') as finished,
   count(r.id) filter (where r.status = 'running') as running,
-  count(r.id) filter (where r.status in ('failed', 'diverged')) as failed,
-  coalesce(sum(coalesce(r.flops_exact, r.flops_6nd)), 0) as flops,
-  coalesce(sum(case when r.status = 'finished' then coalesce(r.steps, r.step) else r.step end)
-    / nullif(sum(coalesce(r.steps, r.step)), 0), 0)::float8 as share
+  count(r.id) filter (where r.status in ('failed', 'diverged')) as failed
 from sweeps s
 join projects p on p.id = s.project_id
 left join runs r on r.sweep_id = s.id
@@ -101,7 +97,7 @@ def projects(connection: Connection, limit: int = 50) -> list[Row]:
 
 
 def sweeps(connection: Connection, limit: int = 20, sweep_id: int | None = None) -> list[Row]:
-    """id, name, project, counts by state, planned FLOPs, and the share of steps done in [0, 1]."""
+    """id, name, project, and how many runs there are in all and by state."""
     return _rows(connection, _SWEEPS, limit=limit, sweep_id=sweep_id)
 
 

@@ -67,6 +67,8 @@ def test_reach_names_what_goes_beyond() -> None:
     assert text.reach({"N": 12.0, "D": 0.4}) == "12× in N beyond the largest run"
     assert text.reach({"N": 0.9, "D": 1.0}) == "within the range of the runs"
     assert text.reach({}) == "–"
+    assert text.reach_short({"N": 3.25, "D": 0.1, "compute": 100.0}) == "3.2× N, 100× compute"
+    assert text.reach_short({"N": 0.9}) == "within the runs"
 
 
 def test_ago() -> None:

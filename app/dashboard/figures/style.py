@@ -65,7 +65,8 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 62, "r": 18, "t": 16, "b": 52},
-        "xaxis": _AXIS,
+        # plotly.js 4.1 never ends on a legend above the plot together with automargin of x
+        "xaxis": _AXIS | {"automargin": False},
         "yaxis": _AXIS,
         "hovermode": "closest",
         "hoverlabel": {"font": {"family": FONT, "size": 12.5}, "align": "left"},

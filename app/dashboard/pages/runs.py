@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from app.dashboard import figures, render, text
 from app.dashboard.pages.database import reading
+from app.services import overview as service
 from app.storage import curves, evaluations, metrics
 from app.storage import overview as storage
 from app.storage.tables import RUN_STATUSES
@@ -67,7 +68,7 @@ def runs(
 @router.get("/sweeps/{sweep_id}")
 def sweep(request: Request, sweep_id: int) -> HTMLResponse:
     with reading(request) as connection:
-        found = storage.sweeps(connection, 1, sweep_id)
+        found = service.sweeps(connection, 1, sweep_id)
         if not found:
             return render.missing(request, f"sweep {sweep_id}", "The overview lists the sweeps.")
         rows = [described(row) for row in storage.runs(connection, sweep_id=sweep_id, limit=500)]
