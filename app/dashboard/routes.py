@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.dashboard.pages import fits, forecasts, laws, overview, predict, runs, static
+from app.dashboard.pages import fits, forecasts, laws, overview, predict, runs, sign_in, static
 
 router = APIRouter(include_in_schema=False)
 """Pages with data: include it behind whatever decides who may read."""
@@ -11,5 +11,5 @@ for _page in (overview, runs, fits, predict, forecasts, laws):
 
 public_router = APIRouter(include_in_schema=False)
 """Style, script and the sign-in page: needed before anybody is known."""
-for _page in (static,):
+for _page in (static, sign_in):
     public_router.include_router(_page.router)

@@ -1,9 +1,11 @@
 """What is there, and what to do next: the read side of the overview."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
 
+from app.services import forecasts as kept
 from app.storage import overview as storage
 from app.storage import sweeps as stored_sweeps
 
@@ -35,30 +37,28 @@ def sweeps(connection: Connection, limit: int = 20, sweep_id: int | None = None)
 
 
 def forecasts(connection: Connection, limit: int = 100) -> list[Row]:
-    """Forecasts with `label`, `error` (actual / forecast - 1) and `hit` (None until scored)."""
-    return [judged(row) for row in storage.forecasts(connection, limit)]
+    """Forecasts, newest first, each with the `label` that tables and figures call it by."""
+    found = kept.page(connection, limit=limit).items
+    return [asdict(one) | {"label": _label(one)} for one in found]
 
 
-def judged(row: Row) -> Row:
-    """The forecast with its verdict: inside the interval, ends included, is a hit."""
-    actual = row["actual"]
-    inputs = ", ".join(f"{name} {value:.3g}" for name, value in (row["inputs"] or {}).items())
-    inputs = inputs.replace("e+", "e")
-    return row | {
-        "label": row.get("run_name") or inputs or f"forecast {row['id']}",
-        "error": None if actual is None else actual / row["loss"] - 1.0,
-        "hit": None if actual is None else row["lower"] <= actual <= row["upper"],
-    }
+def _label(one: kept.ForecastShown) -> str:
+    at = ", ".join(f"{name} {value:.3g}" for name, value in sorted(one.inputs.items()))
+    return one.run_name or at.replace("e+", "e") or f"forecast {one.id}"
 
 
 def score(rows: list[Row]) -> Row:
-    """How the forecasts did: hits, mean |error|, median half-width (shares of the loss), reach."""
-    scored = [row for row in rows if row["hit"] is not None]
+    """How the forecasts did: hits, mean |error|, median half-width (shares of the loss), reach.
+
+    Backtests are left out: they were made when the answer was known.
+    """
+    rows = [row for row in rows if row["made"] != "backtest"]
+    scored = [row for row in rows if row["inside"] is not None]
     widths = sorted((row["upper"] - row["lower"]) / 2 / row["loss"] for row in rows)
     ratios = [row["compute_ratio"] for row in rows if row["compute_ratio"]]
     return {
         "scored": len(scored),
-        "hits": sum(row["hit"] for row in scored),
+        "hits": sum(row["inside"] for row in scored),
         "expected": (
             f"{sum(row['level'] for row in scored):.1f} expected of honest intervals"
             if scored

@@ -43,14 +43,6 @@ where (cast(:sweep_id as bigint) is null or s.id = :sweep_id)
 group by s.id, p.name order by s.id desc limit :limit
 """)
 
-_FORECASTS = text("""
-select o.*, r.name as run_name, p.name as project
-from forecasts o
-join projects p on p.id = o.project_id
-left join runs r on r.id = o.run_id
-order by o.id desc limit :limit
-""")
-
 # The final loss of a run: its evaluation at the last step that was evaluated, per validation set.
 _RUNS = text("""
 select r.*, p.name as project,
@@ -99,11 +91,6 @@ def projects(connection: Connection, limit: int = 50) -> list[Row]:
 def sweeps(connection: Connection, limit: int = 20, sweep_id: int | None = None) -> list[Row]:
     """id, name, project, and how many runs there are in all and by state."""
     return _rows(connection, _SWEEPS, limit=limit, sweep_id=sweep_id)
-
-
-def forecasts(connection: Connection, limit: int = 100) -> list[Row]:
-    """Every column of `forecasts`, with `run_name` and `project`."""
-    return _rows(connection, _FORECASTS, limit=limit)
 
 
 def runs(

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, insert
 
 import fitting
+from app.api import auth
 from app.dashboard.render import PLOTLY_JS, STATIC_FILES
 from app.storage import tables
 from fitting.law import Input, Law, Param
@@ -147,6 +148,14 @@ class TestSeeded:
         assert pages.get("/static/plotly.min.js").content == PLOTLY_JS.read_bytes()
         assert pages.get("/static/..%2Frender.py").status_code == 404
         assert "http" not in STATIC_FILES["scalewright.js"][0].read_text()
+
+    def test_a_key_becomes_a_cookie_that_scripts_cannot_read(self, pages: TestClient) -> None:
+        assert 'type="password"' in page(pages, "/sign-in")
+        answer = pages.post("/sign-in", data={"key": " sw_secret "}, follow_redirects=False)
+        assert answer.status_code == 303 and answer.headers["location"] == "/"
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith(f"{auth.COOKIE}=sw_secret;")
+        assert "HttpOnly" in cookie and "SameSite=strict" in cookie
 
     def test_what_people_type_is_escaped(
         self, pages: TestClient, seeded: Seeded, engine: Engine

@@ -66,8 +66,8 @@ def forecasts(rows: Sequence[Forecast], level: float | None = 0.9) -> go.Figure:
                 mode="markers",
                 marker={"size": 11, "color": tint, "symbol": "circle" if hit else "x"},
                 name=title,
-                customdata=[[text.percent(actual / row.loss - 1)] for _, row, actual in group],
-                hovertemplate="actual %{x:.3f} (%{customdata[0]} from the forecast)<extra></extra>",
+                customdata=[[text.percent(row.loss / actual - 1)] for _, row, actual in group],
+                hovertemplate="actual %{x:.3f}, error %{customdata[0]}<extra></extra>",
             )
     figure.update_layout(
         xaxis={"title": {"text": f"loss ({', '.join(units)})"}, "nticks": 8},

@@ -131,11 +131,12 @@ function whatIf(form) {
     const mine = ++turn, state = form.querySelector("[data-state]");
     const values = all("input[data-unit]", form).map((input) => [input.name, parse(input.value)]);
     const { budget, ...inputs } = Object.fromEntries(values);
+    const { N, D, ...fixed } = inputs;
     const query = new URLSearchParams([["fit", fit], ...values]);
     try {
       const [prediction, allocation, figure] = await Promise.all([
-        ask("/v1/predictions", { fit_id: fit, points: [inputs] }),
-        budget && ask("/v1/allocations", { fit_id: fit, budget_flops: budget }),
+        ask("/v1/predictions", { fit, points: [inputs] }),
+        budget && ask("/v1/allocations", { fit, budget_flops: budget, fixed }),
         ask("/predict/figure.json?" + query)]);
       if (mine !== turn) return; // a later question is under way
       showPrediction(prediction.predictions[0], largest);
