@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fitting.generic import GenericProblem
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import Solution, minimise
+from fitting.newton import Solution, minimise, ridged
 from fitting.objective import Objective
 from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
 from fitting.runs import Runs
@@ -169,13 +169,13 @@ class Engine:
             scale = float(np.median(self.loss))
         widths = [] if np.isinf(delta) else [d * scale for d in WIDTHS if d * scale > 1.5 * delta]
         if np.isinf(delta) or self.where is None or not widths:
-            theta = self._descend(np.inf, theta, small, rows, 1e-6, 30).theta
+            theta = self._best(self._descend(np.inf, theta, small, rows, 1e-6, 30), max(count, 6))
         for d in widths:
             theta = self._descend(d, theta, small, rows, 1e-4, 20).theta
         if rows is not None:
-            theta = self._descend(delta, theta, small, rows, 1e-9, 60).theta
-            theta = self._distinct(theta)[:1]
-        found = self._descend(delta, theta, w, None, 1e-14, 100)
+            theta = self._best(self._descend(delta, theta, small, rows, 1e-9, 60), 1)
+        damping = 1e-4 if np.isinf(delta) else 1e-1  # squares have just been minimised
+        found = self._descend(delta, theta, w, None, 1e-14, 60, damping)
         if self.where is None:
             found = self._again(found, delta, w)
         f = np.where(np.isfinite(found.f), found.f, np.inf)
@@ -216,7 +216,7 @@ class Engine:
                     aside /= max(1.0, float(np.abs(aside).max()) / 2.0)
                     starts += [theta + aside, theta - aside]
         again = self._descend(
-            delta, np.clip(np.array(starts), self.lower, self.upper), weights, None, 1e-14, 300
+            delta, np.clip(np.array(starts), self.lower, self.upper), weights, None, 1e-14, 400
         )
 
         def both(name: str) -> Any:
@@ -232,26 +232,32 @@ class Engine:
             iterations=found.iterations + again.iterations,
         )
 
-    def _distinct(self, theta: Floats) -> Floats:
-        return theta
+    @staticmethod
+    def _best(found: Solution, count: int) -> Floats:
+        """The `count` lanes of lowest objective: more than that go on only to arrive together."""
+        f = np.where(np.isfinite(found.f), found.f, np.inf)
+        return np.asarray(found.theta[np.argsort(f, kind="stable")[:count]])
 
     def _descend(
-        self, delta: float, theta: Floats, weights: Floats | None, rows: Any, tol: float, most: int
+        self,
+        delta: float,
+        theta: Floats,
+        weights: Floats | None,
+        rows: Any,
+        tol: float,
+        most: int,
+        damping: float = 1e-1,
     ) -> Solution:
         problem = self.problem(delta, rows)
-        metric = problem.metric(theta, weights)
         return minimise(
-            problem,
-            theta,
-            weights,
-            lower=self.lower,
-            upper=self.upper,
-            metric=_ridge(metric),
-            tol=tol,
-            max_iterations=most,
-        )
+            problem, theta, weights, lower=self.lower, upper=self.upper, tol=tol,
+            metric=ridged(problem.metric(theta, weights)), max_iterations=most, damping=damping,
+            refresh=3 if self.where is None else 0,
+        )  # fmt: skip
 
-    def warm(self, theta: Floats, weights: Floats, *, tol: float = 1e-10) -> Solution:
+    def warm(
+        self, theta: Floats, weights: Floats, *, tol: float = 1e-10, most: int = 100
+    ) -> Solution:
         """Every row of weights [B, n] (which multiply the runs' own) at its own optimum, from
         theta [p] or [B, p]."""
         w = weights if self.weights is None else weights * self.weights
@@ -264,20 +270,10 @@ class Engine:
             w,
             lower=self.lower,
             upper=self.upper,
-            metric=_ridge(metric),
+            metric=ridged(metric),
             tol=tol,
-            max_iterations=100,
+            max_iterations=most,
         )
-
-
-def _ridge(metric: Floats) -> Floats:
-    """Add what keeps a parameter that moves nothing from making the metric singular."""
-    p = metric.shape[-1]
-    trace = np.einsum("...ii->...", metric)[..., None, None] / p
-    diagonal = np.einsum("...ii->...i", metric)
-    return np.asarray(
-        metric + np.eye(p) * (1e-10 * diagonal[..., None, :] + 1e-14 * trace + 1e-300)
-    )
 
 
 def _array(values: Floats | None) -> Floats | None:

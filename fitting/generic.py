@@ -2,14 +2,14 @@
 
 For a Huber width that is small against the noise most points lie outside the quadratic zone, and
 the Gauss-Newton matrix of the rest knows little. The curvature of the law itself, weighted by the
-clipped residuals, is then added from differences of the (exact) gradient: Newton's method again.
+clipped residuals, is then added from second-order dual numbers: Newton's method again.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from fitting.dual import Dual
+from fitting.dual import Dual, Seconds
 from fitting.law import Law
 from fitting.links import Floats
 from fitting.newton import Lanes, blocks, lane_weights
@@ -36,33 +36,44 @@ class GenericProblem:
 
     def model(self, theta: Floats, rows: slice = slice(None)) -> tuple[Floats, Floats]:
         """Prediction [B, n] (its logarithm unless raw) and derivatives [B, p, n] on the line."""
+        y, jacobian, _ = self._model(theta, rows, curved=False)
+        return y, jacobian
+
+    def _model(
+        self, theta: Floats, rows: slice, curved: bool
+    ) -> tuple[Floats, Floats, Seconds | None]:
+        """The same, with the second derivatives of the prediction itself where asked for."""
         lanes, p = theta.shape
         columns = [self.inputs[name][rows] for name in self.law.input_names]
         shape = (lanes, p, columns[0].size)
         jacobian = np.zeros(shape)
         values = self.law.from_line(theta)
-        scale = [values[:, j, None] if q.link.log else None for j, q in enumerate(self.law.params)]
+        second: Seconds | None = None
         if self.law.jacobian is not None:
             named = {name: values[:, j, None] for j, name in enumerate(self.law.param_names)}
             y = np.broadcast_to(self.law.formula(*columns, **named), (lanes, shape[2]))
             slopes = self.law.jacobian(*columns, **named)
-            for j, name in enumerate(self.law.param_names):
-                s = scale[j]
-                jacobian[:, j] = slopes[name] if s is None else slopes[name] * s
+            for j, (name, param) in enumerate(
+                zip(self.law.param_names, self.law.params, strict=True)
+            ):
+                scale = values[:, j, None] if param.link.log else 1.0
+                jacobian[:, j] = slopes[name] * scale
         else:
             duals = {}
-            for j, name in enumerate(self.law.param_names):
-                s = scale[j]
-                one = np.ones((lanes, 1)) if s is None else s
-                duals[name] = Dual(values[:, j, None], {j: one})
+            for j, param in enumerate(self.law.params):
+                value = values[:, j, None]
+                slope = value if param.link.log else np.ones((lanes, 1))
+                bend: Seconds = {(j, j): value} if param.link.log else {}
+                duals[param.name] = Dual(value, {j: slope}, bend if curved else None)
             out = self.law.formula(*columns, **duals)
             y = np.broadcast_to(out.value, (lanes, shape[2]))
             for j, d in out.parts.items():
                 jacobian[:, j] = d
+            second = out.second
         if self.raw:
-            return np.array(y), jacobian
+            return np.array(y), jacobian, second
         jacobian /= y[:, None, :]
-        return np.log(y), jacobian
+        return np.log(y), jacobian, second
 
     def evaluate(
         self, theta: Floats, weights: Floats | None, index: Lanes = None
@@ -80,32 +91,45 @@ class GenericProblem:
         g = np.zeros((lanes, p))
         h = np.zeros((lanes, p, p))
         target = self.loss if self.raw else np.log(self.loss)
-        curved = exact and not np.isinf(self.delta)
+        squares = np.isinf(self.delta)
+        curved = exact and not squares
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b, i in blocks(lanes, self.points):
-                y, jac = self.model(theta[b], i)
+                y, jac, second = self._model(theta[b], i, curved)
                 r = target[i] - y
                 own = lane_weights(weights, b, i, index)
                 w = 1.0 if own is None else own
                 if self.above != 1.0:
                     w = w * np.where(r > 0, self.above, 1.0)
-                psi = r if np.isinf(self.delta) else np.clip(r, -self.delta, self.delta)
+                psi = r if squares else np.clip(r, -self.delta, self.delta)
                 wpsi = w * psi
-                f[b] += (wpsi * (r - 0.5 * psi)).sum(axis=1)
+                f[b] += np.einsum("bn,bn->b", wpsi, r - 0.5 * psi)
                 g[b] -= np.matmul(jac, wpsi[:, :, None])[:, :, 0]
-                if np.isinf(self.delta):
+                if squares:
                     c = np.broadcast_to(w, r.shape)
                 elif exact:
                     c = w * (psi == r)
+                    if second is not None and not self.raw:
+                        c = c + wpsi  # d2 ln y = d2 y / y - (d ln y)(d ln y)'
                 else:
                     c = w * (self.delta / np.maximum(np.abs(r), self.delta))
                 h[b] += np.matmul(jac * c[:, None, :], jac.transpose(0, 2, 1))
-                if curved:
+                if curved and second is not None:
+                    pull = wpsi if self.raw else wpsi * np.exp(-y)
+                    for (j, k), d in second.items():
+                        if np.ndim(d) == 0 and d == 0:
+                            continue
+                        bend = np.einsum("bn,bn->b", pull, np.broadcast_to(d, pull.shape))
+                        h[b, j, k] -= bend
+                        if j != k:
+                            h[b, k, j] -= bend
+                elif curved:
                     h[b] -= self._curvature(theta[b], i, jac, wpsi)
         return f, g, h
 
     def _curvature(self, theta: Floats, rows: slice, jac: Floats, wpsi: Floats) -> Floats:
-        """sum over points of wpsi * second derivatives of the model, by forward differences."""
+        """sum over points of wpsi * second derivatives of the model, by forward differences; for
+        a law that brings its own jacobian."""
         p = theta.shape[1]
         out = np.empty((theta.shape[0], p, p))
         for j in range(p):

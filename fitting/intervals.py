@@ -33,7 +33,7 @@ PRIOR_WEIGHT = 2.0
 
 # Rolling origins, and resamples for the parameter noise of each.
 MOST_ORIGINS = 8
-ORIGIN_RESAMPLES = 40
+ORIGIN_RESAMPLES = 24
 
 # Calibration sees at most this many points: it asks about systematic error, not about noise.
 CALIBRATION_POINTS = 2_000
@@ -196,7 +196,7 @@ def _origin_errors(
         counts = np.zeros((ORIGIN_RESAMPLES, inside.size))
         counts[:, inside] = resample_counts(engine.group[inside], ORIGIN_RESAMPLES, rng)
         lanes.append(counts)
-    found = engine.warm(best.theta, np.concatenate(lanes), tol=1e-7)
+    found = engine.warm(best.theta, np.concatenate(lanes), tol=1e-6, most=30)
     with np.errstate(all="ignore"):
         predicted = np.log(
             np.asarray(engine.law.evaluate(engine.inputs, engine.values(found.theta)), dtype=float)

@@ -20,6 +20,9 @@ from fitting.links import Floats
 BLOCK = 30_000
 
 
+# Share of its own diagonal that is added to a metric.
+RIDGE = 1e-3
+
 # Which row of `weights` each lane uses; None: lane b uses row b.
 Lanes = NDArray[np.intp] | None
 
@@ -66,6 +69,15 @@ def blocks(lanes: int, points: int) -> list[tuple[slice, slice]]:
         for b in range(0, lanes, step)
         for i in range(0, points, rows)
     ]
+
+
+def ridged(metric: Floats) -> Floats:
+    """Add what keeps a parameter that moves nothing from making the metric singular."""
+    p = metric.shape[-1]
+    trace = np.einsum("...ii->...", metric)[..., None, None] / p
+    diagonal = np.einsum("...ii->...i", metric)
+    ridge = np.eye(p) * (RIDGE * diagonal[..., None, :] + 1e-14 * trace + 1e-300)
+    return np.asarray(metric + ridge)
 
 
 def lane_weights(
@@ -132,11 +144,13 @@ def minimise(
     tol: float = 1e-10,
     max_iterations: int = 60,
     damping: float = 0.1,
+    refresh: int = 0,
 ) -> Solution:
     """Minimise every lane from theta [B, p] inside the box [lower, upper].
 
     weights: None, [n] for all lanes, or [B, n]. metric: [p, p] shared, or [B, p, p].
-    tol: a lane stops when a step promises less than tol of its objective.
+    tol: a lane stops when a step promises less than tol of its objective. refresh: take the metric
+    anew every so many iterations (0: never), for lanes that start far from where they will end.
     """
     lanes, p = theta.shape
     theta = np.clip(theta, lower, upper)
@@ -153,6 +167,9 @@ def minimise(
     iteration = 0
     while alive.size and iteration < max_iterations:
         iteration += 1
+        if refresh and iteration % refresh == 0:
+            metric = np.broadcast_to(metric, (lanes, p, p)).copy()
+            metric[alive] = ridged(problem.metric(theta[alive], weights))
         t, ga, ha = theta[alive], g[alive], h[alive]
         frozen = ((t <= lower) & (ga > 0)) | ((t >= upper) & (ga < 0))
         m = metric if metric.ndim == 2 else metric[alive]

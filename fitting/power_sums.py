@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import Lanes, blocks, lane_weights
+from fitting.newton import BLOCK, Lanes, blocks, lane_weights
+
+# Terms of the exponential series: x^18 / 18! is 1.6e-16 at x = 1.
+SERIES = 18
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,41 @@ class PowerSumProblem:
         most = max((b.stop - b.start) * (i.stop - i.start) for b, i in pieces)
         # allocated once: fresh temporaries of this size would be paged in again in every block
         buffers = np.empty((2 * self.logs.shape[0] + 6, most))
+        tables = None
+        if lanes >= 32 and self.points <= BLOCK:
+            tables = [self._series(full, k) for k in range(self.logs.shape[0])]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b, i in pieces:
                 w = lane_weights(weights, b, i, index)
-                self._block(full[b], i, w, exact, buffers, f[b], g[b], h[b])
+                near = None
+                if tables is not None and i.stop - i.start == self.points:
+                    near = [(c[b], table, far[b]) for c, table, far in tables]
+                self._block(full[b], i, w, exact, buffers, near, f[b], g[b], h[b])
         if self._tied:
             return f, g @ self.tie, self.tie.T @ h @ self.tie
         return f, g, h
+
+    def _series(self, full: Floats, k: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """exp(a - alpha z) of many lanes as one matrix product: exponents of resamples lie close
+        together, so with d = alpha - their centre it is sum over m of [e^a (-d)^m / m!] times
+        [e^(-centre z) z^m], a product of [lanes, SERIES] and [SERIES, points] that costs a tenth
+        of an exponential. Also says which lanes are too far out for that (|d z| > 1)."""
+        terms = self.logs.shape[0]
+        z = self.logs[k]
+        alpha = full[:, terms + int(self.floor) + k]
+        centre = float(np.median(alpha))
+        d = centre - alpha
+        far = ~(np.abs(d) * float(np.abs(z).max()) <= 1.0)
+        m = np.arange(1, SERIES)
+        left = np.empty((len(full), SERIES))
+        left[:, 0] = np.exp(full[:, k])
+        np.multiply.accumulate(np.where(far, 0.0, d)[:, None] / m, axis=1, out=left[:, 1:])
+        left[:, 1:] *= left[:, :1]
+        right = np.empty((SERIES, z.size))
+        right[0] = np.exp(-centre * z)
+        right[1:] = z
+        np.multiply.accumulate(right, axis=0, out=right)
+        return left, right, far
 
     def _block(
         self,
@@ -100,6 +132,7 @@ class PowerSumProblem:
         w: Floats | None,
         exact: bool,
         buffers: Floats,
+        near: list[tuple[Floats, Floats, NDArray[np.bool_]]] | None,
         f: Floats,
         g: Floats,
         h: Floats,
@@ -115,9 +148,16 @@ class PowerSumProblem:
         e, slope = terms, terms + int(self.floor)  # where the floor and the exponents stand
         for k in range(terms):
             u = share[k]
-            np.multiply(-theta[:, slope + k, None], self.logs[k, rows], out=u)
-            u += theta[:, k, None]
-            np.exp(u, out=u)
+            if near is None:
+                np.multiply(-theta[:, slope + k, None], self.logs[k, rows], out=u)
+                u += theta[:, k, None]
+                np.exp(u, out=u)
+            else:
+                left, right, far = near[k]
+                np.matmul(left, right, out=u)
+                if far.any():
+                    line = np.multiply.outer(-theta[far, slope + k], self.logs[k, rows])
+                    u[far] = np.exp(line + theta[far, k, None])
             if k == 0:
                 np.add(u, np.exp(theta[:, e, None]) if self.floor else 0.0, out=total)
             else:

@@ -98,10 +98,10 @@ def porian() -> Iterator[Task]:
     keys = ("file", "dataset", "hparams", "warmup", "decay", "param_count", "val")
     for key in sorted({tuple(r[k] for k in keys) for r in rows}):
         own = [r for r in rows if tuple(r[k] for k in keys) == key]
-        C = column(own, "C")
-        top = C.max()
+        compute = column(own, "C")
+        small, large = compute < compute.max() / 7, compute > compute.max() / 3
         name = f"porian {key[1]} {key[2]} {key[3]} {key[4]} {key[5]}"
-        yield _task(name, f"porian {key[1]}", own, C < top / 7, C > top / 3, column(own, "loss"))
+        yield _task(name, f"porian {key[1]}", own, small, large, column(own, "loss"))
 
 
 def real() -> list[Task]:

@@ -87,6 +87,25 @@ def test_derivatives_agree_with_the_complex_step(law: Law) -> None:
 
 
 @laws
+def test_the_hessian_is_the_slope_of_the_gradient(law: Law) -> None:
+    """With a Huber width below the noise, second derivatives of the law are most of it."""
+    runs = simulate_runs(law, truth(law), points=40, noise=1e-2, seed=9)
+    inputs = {k: runs.inputs[k] for k in law.input_names}
+    problem = GenericProblem(law, inputs, np.array(runs.loss), 1e-4)
+    theta = law.to_line(law.values(truth(law)))
+    hessian = problem.evaluate(theta[None], None)[2][0]
+    slopes = np.empty_like(hessian)
+    for j in range(len(theta)):
+        step = 1e-6 * max(1.0, abs(theta[j])) * np.eye(len(theta))[j]
+        up, down = (problem.evaluate((theta + s)[None], None)[1][0] for s in (step, -step))
+        slopes[j] = (up - down) / (2 * step[j])
+    size = np.sqrt(np.diag(problem.metric(theta[None], None)[0]))
+    scale = np.outer(size, size)
+    # a point that crosses the edge of the zone within the step makes a difference of its own
+    assert np.median(np.abs(slopes - hessian) / scale) < 1e-3
+
+
+@laws
 def test_given_jacobian_agrees_with_differences(law: Law) -> None:
     if law.jacobian is None:
         pytest.skip("uses dual numbers")
@@ -126,18 +145,12 @@ def test_beats_the_truth_on_its_own_objective(law: Law) -> None:
 
 
 @laws
-def test_survives_json(law: Law) -> None:
+def test_survives_json_and_repeats_bit_for_bit(law: Law) -> None:
     runs = simulate_runs(law, truth(law), points=40, noise=1e-3, seed=6)
-    found = fit(law, runs, draws=20)
+    found = fit(law, runs, draws=8, seed=5)
     document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     again = Fit.from_dict(document)
     assert again.to_dict() == document
     at = {k: v[:3] for k, v in runs.inputs.items()}
     assert again.predict(at).to_dict() == found.predict(at).to_dict()
-
-
-@laws
-def test_same_seed_same_bits(law: Law) -> None:
-    runs = simulate_runs(law, truth(law), points=40, noise=1e-3, seed=8)
-    one, two = (fit(law, runs, draws=20, seed=5) for _ in range(2))
-    assert one.to_dict() == two.to_dict()
+    assert fit(law, runs, draws=8, seed=5).to_dict() == document
