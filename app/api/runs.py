@@ -32,10 +32,10 @@ Rows = Annotated[int, Query(ge=2, le=curves.MAX_ROWS, description="About how man
 def submit_run(
     body: RunIn, database: DatabaseDep, settings: SettingsDep, response: Response
 ) -> RunDetail:
-    """Queue one run: a worker trains it. Forecast it first."""
-    spec = body.model_dump(exclude={"project", "name"}, exclude_none=True)
+    """Queue one run: a worker trains it. With `hold` it waits for `start`: forecast it first."""
+    spec = body.model_dump(exclude={"project", "name", "hold"}, exclude_none=True)
     with database.begin() as connection:
-        run = runs.submit(connection, settings, body.project, body.name, spec)
+        run = runs.submit(connection, settings, body.project, body.name, spec, hold=body.hold)
         shown = runs.shown(connection, run)
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return RunDetail.of(shown)
@@ -120,6 +120,13 @@ def get_metric(
     """One number along the run: gradient norm, step time, ..."""
     with database.begin() as connection:
         return MetricOut.of(run_id, curves.metric(connection, run_id, name, max_rows=max_rows))
+
+
+@router.post("/{run_id}/start", dependencies=[SUBMIT])
+def start_run(run_id: Id, database: DatabaseDep) -> RunOut:
+    """Queue a run that was submitted with `hold`."""
+    with database.begin() as connection:
+        return RunOut.of(runs.shown(connection, runs.start(connection, run_id)))
 
 
 @router.post("/{run_id}/cancel", dependencies=[SUBMIT])

@@ -85,8 +85,11 @@ def submit(
     project: str | int,
     name: str,
     spec: Mapping[str, Any],
+    *,
+    hold: bool = False,
 ) -> Run:
-    """One run by itself, queued.
+    """One run by itself, queued; with `hold` only planned, until `start`: what is to be forecast
+    is held until its forecast is written.
 
     spec is a sweep's specification with `size` in place of sizes, and `budget_flops` or `steps`;
     or `{"sweep": id, "size": ..., "budget_flops": ...}`, which takes the recipe from that sweep,
@@ -121,8 +124,9 @@ def submit(
     recipe = corpora_at.with_vocabulary(settings, recipe)
     paths = corpora_at.paths(settings, corpus_names(recipe))
     planned = plan_run(name, recipe, size, paths=paths, budget_flops=budget_flops, steps=steps)
+    status = "planned" if hold else "queued"
     try:
-        run = storage.create(connection, row_of(planned, into.id, status="queued"))
+        run = storage.create(connection, row_of(planned, into.id, status=status))
     except Conflict:
         raise ServiceError(
             "conflict",
@@ -131,8 +135,23 @@ def submit(
             column="name",
             value=name,
         ) from None
-    queue.defer_train(connection, run.id)
+    if not hold:
+        queue.defer_train(connection, run.id)
     return run
+
+
+def start(connection: Connection, run_id: int) -> Run:
+    """Queue a run that was held. A branch is queued by its trunk's checkpoint, not by hand."""
+    run = get(connection, run_id)
+    if run.kind == "branch" or not storage.queue_planned(connection, [run_id]):
+        raise ServiceError(
+            "conflict",
+            f"Run {run_id} is a {run.kind} run and {run.status}.",
+            "Only a run submitted with hold is started by hand.",
+            value=run.status,
+        )
+    queue.defer_train(connection, run_id)
+    return get(connection, run_id)
 
 
 def row_of(

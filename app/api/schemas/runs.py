@@ -50,6 +50,9 @@ class RunIn(Request):
     schedule: ScheduleIn | None = None
     batch_tokens: int | None = Field(default=None, ge=1, le=2**30)
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    hold: bool = Field(
+        default=False, description="Plan it only; POST /v1/runs/{id}/start queues it."
+    )
 
 
 class RunOut(Timed):

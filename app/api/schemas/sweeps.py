@@ -97,6 +97,9 @@ class SweepIn(Request):
     min_steps: int = Field(
         default=1000, ge=1, le=10**9, description="Below it a transient is measured, not a law."
     )
+    max_steps: int | None = Field(
+        default=None, ge=1, le=10**9, description="Cells of sizes x budgets above it are left out."
+    )
     evaluate: EvaluateIn = Field(default_factory=EvaluateIn)
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
