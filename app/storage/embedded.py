@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import fasteners
@@ -35,7 +36,8 @@ DATABASE = "scalewright"
 START_SECONDS = 120  # a crash with much unwritten log takes long to recover; guess
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 NO_PID = 2**30  # beyond the largest pid of Linux (2**22) and macOS (99998)
-SOCKET_NAME = ".s.PGSQL.5432"
+PORT = 5432  # names the socket only
+SOCKET_NAME = f".s.PGSQL.{PORT}"
 
 
 class EmbeddedServerError(RuntimeError):
@@ -49,9 +51,22 @@ class Server:
     pid: int
     data_dir: Path
     socket_dir: Path
+    port: int
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its superuser's, every statement of which commits by itself."""
+        return psycopg.connect(
+            host=str(self.socket_dir),
+            port=self.port,  # or PGPORT would be asked
+            user=SUPERUSER,
+            dbname=database,
+            autocommit=True,
+            connect_timeout=10,
+        )
 
     def url(self, database: str = DATABASE) -> str:
-        return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={quote(str(self.socket_dir))}"
+        host = quote(str(self.socket_dir))
+        return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={host}&port={self.port}"
 
 
 def start(settings: Settings) -> str:
@@ -61,9 +76,7 @@ def start(settings: Settings) -> str:
     Safe to call from many processes at once. Raises EmbeddedServerError with the remedy.
     """
     server = start_server(settings.postgres_dir)
-    with psycopg.connect(
-        host=str(server.socket_dir), user=SUPERUSER, dbname="postgres", autocommit=True
-    ) as connection:
+    with server.connect() as connection:
         # two first starts may race here; the loser finds the database made
         known = connection.execute("select 1 from pg_database where datname = %s", (DATABASE,))
         if known.fetchone() is None:
@@ -120,6 +133,7 @@ def _launch(data_dir: Path, user: str | None, options: Mapping[str, str]) -> Non
         _forget_stale_pid(lock_file)
     settings = {
         "listen_addresses": "",
+        "port": str(PORT),
         "unix_socket_directories": str(socket_dir),
         "unix_socket_permissions": "0700",
         "max_connections": "200",
@@ -171,11 +185,9 @@ def running_server(data_dir: Path) -> Server | None:
     lines = (data_dir / "postmaster.pid").read_text().splitlines()
     if len(lines) < 5 or not lines[4]:
         return None
-    server = Server(process.pid, data_dir, Path(lines[4]))
+    server = Server(process.pid, data_dir, socket_dir=Path(lines[4]), port=int(lines[3]))
     try:
-        psycopg.connect(
-            host=str(server.socket_dir), user=SUPERUSER, dbname="postgres", connect_timeout=5
-        ).close()
+        server.connect().close()
     except psycopg.OperationalError:
         return None
     return server
@@ -286,18 +298,27 @@ def _programs(beside: Path, user: str | None) -> Path:
 
 
 def _make_data_dir(data_dir: Path, programs: Path, user: str | None) -> None:
+    """initdb, whole or not at all: an initdb that is killed leaves what looks like a database."""
     if (data_dir / "PG_VERSION").exists():
         return
-    data_dir.mkdir(mode=0o700, exist_ok=True)
+    fresh = data_dir.with_name(f"{data_dir.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of an attempt that was killed; we hold the lock
+    fresh.mkdir(mode=0o700)
     if user is not None:
-        shutil.chown(data_dir, user)
+        shutil.chown(fresh, user)
     failure = _run(
-        programs / "initdb", "-D", str(data_dir), "-U", SUPERUSER, "--auth=trust",
+        programs / "initdb", "-D", str(fresh), "-U", SUPERUSER, "--auth=trust",
         "--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-        user=user, cwd=data_dir,
+        user=user, cwd=fresh,
     )  # fmt: skip
     if failure is not None:
-        raise EmbeddedServerError(f"initdb could not make {data_dir}: {failure}")
+        raise EmbeddedServerError(f"initdb could not make {fresh}: {failure}")
+    try:
+        fresh.rename(data_dir)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"{data_dir} is there already and is no database ({error}): move it away"
+        ) from error
 
 
 def _socket_dir(data_dir: Path, user: str | None) -> Path:

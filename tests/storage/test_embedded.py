@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -43,7 +42,11 @@ def own(folder: Path) -> Settings:
     return Settings(data_dir=folder, database_url=None)
 
 
-def test_it_is_started_once_found_again_and_stopped(own: Settings) -> None:
+def test_it_is_started_once_found_again_and_stopped(
+    own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPORT", "1")  # what is meant for another server changes nothing
+    monkeypatch.setenv("PGHOST", "nowhere.invalid")
     assert embedded.running(own) is None and not embedded.stop(own)
     url = embedded.start(own)
     server = embedded.running(own)
@@ -72,7 +75,7 @@ def test_many_processes_that_start_it_at_once_share_one_server(own: Settings) ->
         )
         for _ in range(3)
     ]  # fmt: skip
-    assert len({starter.communicate(timeout=60)[0] for starter in starters}) == 1
+    assert len({starter.communicate()[0] for starter in starters}) == 1
     assert all(starter.returncode == 0 for starter in starters)
 
 
@@ -130,6 +133,22 @@ def test_a_pid_file_that_names_another_program_is_forgotten(own: Settings) -> No
     assert embedded.running(own) is not None
 
 
+def test_a_first_start_that_was_killed_is_begun_again(folder: Path) -> None:
+    half_made = folder / "postgres.new"
+    half_made.mkdir()
+    (half_made / "PG_VERSION").write_text("18\n")
+    assert embedded.start_server(folder / "postgres").port == embedded.PORT
+    assert not half_made.exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
+    (folder / "postgres").mkdir()
+    (folder / "postgres" / "thesis.tex").touch()
+    with pytest.raises(EmbeddedServerError, match="move it away"):
+        embedded.start_server(folder / "postgres")
+    assert (folder / "postgres" / "thesis.tex").exists()
+
+
 def test_a_folder_spelled_differently_is_the_same_folder(folder: Path) -> None:
     server = embedded.start_server(folder / "postgres")
     (folder / "other").symlink_to(folder)
@@ -142,7 +161,7 @@ def test_a_long_path_gets_a_short_private_socket(folder: Path) -> None:
     try:
         assert not server.socket_dir.is_relative_to(folder)
         assert server.socket_dir.stat().st_mode & 0o777 == 0o700
-        with psycopg.connect(host=str(server.socket_dir), user="postgres") as connection:
+        with server.connect() as connection:
             shown = connection.execute("show data_directory").fetchone()
             assert shown == (str(deep),)
     finally:
