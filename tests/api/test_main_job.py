@@ -1,7 +1,6 @@
 """The main job over HTTP: import or sweep, fit, predict, allocate, forecast, score."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,7 +245,3 @@ def test_the_pages_are_served(client: TestClient, ladder: dict[str, Any]) -> Non
     page = client.get("/")
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     assert client.get("/v1/corpora").json()["items"][0]["name"] == "code"
-
-
-def test_docs_exist() -> None:
-    assert (Path(__file__).resolve().parents[2] / "docs" / "rest.md").is_file()
