@@ -9,6 +9,9 @@ import signal
 import sys
 import threading
 
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import OperationalError
+
 from app.settings import Settings
 from app.storage.engine import make_engine
 from workers import logs, machine
@@ -60,6 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
     engine = make_engine(settings, application_name=worker_name())
     stopping = threading.Event()
     try:
+        if not has_schema(engine):
+            print(
+                "error: the database has no tables yet; run: scalewright db upgrade",
+                file=sys.stderr,
+            )
+            return 1
         if given.reaper:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stopping.set())
@@ -82,6 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     finally:
         engine.dispose()
+
+
+def has_schema(engine: Engine) -> bool:
+    """Whether the tables are there; a database that cannot be reached may well have them."""
+    try:
+        return inspect(engine).has_table("runs")
+    except OperationalError:
+        return True
 
 
 def slots_of(gpus: list[str], concurrency: int) -> "queue.SimpleQueue[str] | None":

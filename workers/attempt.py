@@ -27,6 +27,7 @@ from workers.supervise import Trainer, child_environment, watch
 log = structlog.get_logger()
 
 TRAINER = (sys.executable, "-m", "workers.proxy.train")
+JOIN_SECONDS = 5.0
 HOME = Path(__file__).resolve().parent.parent  # where `-m workers.proxy.train` is found
 
 
@@ -142,7 +143,7 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
     finally:
         trainer.close()
         recorder.abandon()
-        recorder.join()
+        recorder.join(JOIN_SECONDS)  # it may hang in a dead connection; it has no say any more
     assert state.phase is Phase.DONE
     if state.close is None:
         return "left to others"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.settings import Settings
-from app.storage import queue, reaping, recording
+from app.storage import curves, queue, reaping, recording
 from workers.recorder import REQUEUED_PRIORITY
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ class Reaped:
     given_up: tuple[int, ...] = ()
     redelivered: int = 0
     orphans: tuple[int, ...] = ()
+    revived: tuple[int, ...] = ()
     branches: tuple[int, ...] = ()
     hopeless: tuple[int, ...] = ()
 
@@ -79,9 +80,12 @@ class Reaper:
                     connection, timeout, max_failures=self._settings.worker_max_failures
                 )
             redelivered = reaping.redeliver(connection, timeout) if judge else 0
+            revived = reaping.revive_branches(connection)
             branches = reaping.queue_ready_branches(connection)
             for run_id in (*(e.run_id for e in expired if e.status == "queued"), *branches):
                 queue.defer_train(connection, run_id, REQUEUED_PRIORITY)
+            for run_id in (e.run_id for e in expired if e.status != "queued"):
+                curves.roll_up(connection, run_id)
             orphans = reaping.undelivered(connection)
             for run_id in orphans:
                 queue.defer_train(connection, run_id)
@@ -90,6 +94,7 @@ class Reaper:
                 given_up=tuple(e.run_id for e in expired if e.status != "queued"),
                 redelivered=redelivered,
                 orphans=tuple(orphans),
+                revived=tuple(revived),
                 branches=tuple(branches),
                 hopeless=tuple(reaping.cancel_hopeless_branches(connection)),
             )

@@ -17,11 +17,12 @@ import psycopg
 import structlog
 from procrastinate import exceptions, job_context, jobs, retry
 from procrastinate.worker import Worker
-from psycopg_pool import AsyncNullConnectionPool
+from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from app.settings import Settings
+from app.storage.engine import KEEPALIVE
 from app.storage.listen import dsn
 from app.storage.queue import depth
 from workers.attempt import Station
@@ -107,6 +108,24 @@ class SturdyWorker(Worker):
             await asyncio.sleep(RETRY_SECONDS)
 
 
+def make_pool(url: str, name: str) -> AsyncConnectionPool[psycopg.AsyncConnection]:
+    """Connections for the queue. To be made inside the event loop.
+
+    A broken connection is replaced when it is next wanted. psycopg's own attempts to reconnect are
+    cut short, since they back off for as long again as the outage lasted.
+    """
+    return AsyncConnectionPool(
+        dsn(url),
+        open=False,
+        min_size=1,
+        max_size=4,
+        timeout=3.0,
+        reconnect_timeout=0.5,
+        check=AsyncConnectionPool.check_connection,
+        kwargs={"application_name": name, **KEEPALIVE},
+    )
+
+
 async def serve(
     station: Station,
     url: str,
@@ -128,11 +147,7 @@ async def serve(
     settings = station.settings
     counts = {TRAIN_QUEUE: slots.train, JOBS_QUEUE: slots.jobs}
     ended = asyncio.Event()
-    # A connection per statement: after an outage the next statement simply connects again, where
-    # a pool would wait out its back-off. A worker sends a few statements a second.
-    pool: AsyncNullConnectionPool[psycopg.AsyncConnection] = AsyncNullConnectionPool(
-        dsn(url), open=False, timeout=CONNECT_SECONDS, kwargs={"application_name": station.name}
-    )
+    pool = make_pool(url, station.name)
     async with pool, app.open_async(pool):
         workers = [
             SturdyWorker(
@@ -170,6 +185,7 @@ async def serve(
         try:
             await asyncio.gather(*(_run(worker, ended) for worker in workers))
         finally:
+            station.stopping.set()  # if something went wrong, the runs are given back all the same
             for task in side:
                 task.cancel()
             await asyncio.gather(*side, return_exceptions=True)
@@ -183,6 +199,8 @@ async def _run(worker: SturdyWorker, ended: asyncio.Event) -> None:
             await worker.run()  # type: ignore[no-untyped-call]
             return
         except exceptions.ConnectorException as error:
+            if not isinstance(error.__cause__, psycopg.OperationalError):
+                raise
             if ended.is_set():
                 log.warning("left without saying so", error=type(error.__cause__).__name__)
                 return

@@ -9,7 +9,6 @@ from sqlalchemy import Connection, text
 from app.storage.queue import TRAIN_TASK
 
 REAPER_LOCK = 7_305_808_868_946_310_514  # any constant: "reaper" to Postgres
-KEEP_ENDED_HOURS = 24 * 7
 
 
 def alone(connection: Connection) -> bool:
@@ -96,6 +95,19 @@ def cancel_hopeless_branches(connection: Connection) -> list[int]:
                 select from checkpoints where checkpoints.run_id = trunk.id
                     and checkpoints.step = runs.parent_step and checkpoints.kind = 'branch'
             )
+        returning runs.id
+    """
+    return sorted(connection.scalars(text(statement)))
+
+
+def revive_branches(connection: Connection) -> list[int]:
+    """Branches that lost their trunk, and whose trunk is being trained again: planned once more."""
+    statement = """
+        update runs set status = 'planned', finished_at = null, message = ''
+        from runs trunk
+        where trunk.id = runs.parent_run_id and runs.kind = 'branch'
+            and runs.status = 'cancelled' and not runs.stop_requested
+            and trunk.status in ('planned', 'queued', 'running')
         returning runs.id
     """
     return sorted(connection.scalars(text(statement)))

@@ -20,7 +20,7 @@ from app.storage import queue, runs
 from app.storage.runs import NewRun, Run
 
 HOME = Path(__file__).resolve().parents[2]
-STEPS = 600
+STEPS = 400
 # A tenth of the defaults' patience, so that a death is noticed in a second or two.
 HASTE = {
     "SCALEWRIGHT_WORKER_HEARTBEAT_SECONDS": "0.5",
@@ -181,7 +181,7 @@ class Lab:
         with self.engine.connect() as connection:
             return runs.get(connection, run_id)
 
-    def wait(self, run_id: int, until: Callable[[Run], bool], seconds: float = 90) -> Run:
+    def wait(self, run_id: int, until: Callable[[Run], bool], seconds: float = 180) -> Run:
         """The run once it is as wanted; it fails the test if that does not come."""
         deadline = time.monotonic() + seconds
         while True:
@@ -194,7 +194,7 @@ class Lab:
             assert time.monotonic() < deadline, f"waited {seconds} s in vain: {run}"
             time.sleep(0.05)
 
-    def wait_ended(self, run_id: int, seconds: float = 90) -> Run:
+    def wait_ended(self, run_id: int, seconds: float = 180) -> Run:
         return self.wait(run_id, lambda run: run.ended, seconds)
 
     def curve(self, run_id: int) -> list[tuple[int, float, float, float]]:

@@ -66,7 +66,7 @@ def test_a_killed_trainer_is_started_again(lab, undisturbed):
         run = lab.wait(run_id, lambda run: run.status == "queued")
         assert run.failures == 1
         assert run.message == "the trainer was killed by signal 9"
-        assert worker.wait(90) == 0  # it drained, the wait before the retry included
+        assert worker.wait(180) == 0  # it drained, the wait before the retry included
     assert lab.run(run_id).status == "finished"
     assert lab.run(run_id).failures == 0  # its new checkpoints made up for it
     assert lab.curve(run_id) == undisturbed
@@ -83,13 +83,13 @@ def test_a_zombie_writes_nothing_and_ends_its_trainer(lab, undisturbed):
             before = attempts_of(lab, run_id).get(1)
             thaw(first, trainer)
             trainer.wait(15)
-            assert second.wait(90) == 0
+            assert second.wait(180) == 0
         assert attempts_of(lab, run_id)[1] == before
         assert lab.run(run_id).status == "finished"
         assert lab.run(run_id).attempt == 2
         assert any(line.get("outcome") == "left to others" for line in first.log)
         # the worker itself is well and takes the next run
-        next_id = lab.submit("after the zombie", config(lab.corpus, steps=20, **NO_COOLDOWN))
+        next_id = lab.submit("after the zombie", config(lab.corpus, **NO_COOLDOWN))
         assert lab.wait_ended(next_id).status == "finished"
         assert first.alive
     assert lab.curve(run_id) == undisturbed
@@ -120,7 +120,7 @@ def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
     engine = make_engine(settings)
     lab = Lab(engine, settings, corpus, tmp_path)
     run_id = lab.submit("postgres killed", config(corpus))
-    with lab.worker("--concurrency", "1", "--drain") as worker:
+    with lab.worker("--concurrency", "1") as worker:
         lab.wait(run_id, lambda run: run.step >= MIDDLE)
         acknowledged = lab.curve(run_id)
         server = embedded.running_server(data)
@@ -131,41 +131,59 @@ def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
         embedded.start_server(data)
         back = time.monotonic()
         assert lab.curve(run_id)[: len(acknowledged)] == acknowledged
-        assert worker.wait(90) == 0
+        lab.wait_ended(run_id)
         print(f"finished {time.monotonic() - back:.1f} s after Postgres was back")
+        # the worker hears of new work again
+        next_id = lab.submit("after Postgres", config(corpus, **NO_COOLDOWN))
+        assert lab.wait_ended(next_id).status == "finished"
     run = lab.run(run_id)
     assert (run.status, run.attempt) == ("finished", 1)  # nobody took it for dead
     assert lab.curve(run_id) == undisturbed
     engine.dispose()
 
 
-def hurt(lab: Lab, kills: int, seed: int, n_runs: int = 2, seconds: float = 120) -> None:
-    """Kill trainers and workers at random while `n_runs` runs train; wait for the runs to end."""
+def hurt(lab: Lab, kills: int, seed: int, seconds: float = 240) -> None:
+    """Two runs under two workers; at random steps a trainer or its worker is killed.
+
+    At steps, not at times, so that a seed means much the same on any machine.
+    """
     chance = random.Random(seed)
-    ids = [lab.submit(f"hurt {seed}.{i}", config(lab.corpus)) for i in range(n_runs)]
+    ids = [lab.submit(f"hurt {seed}.{i}", config(lab.corpus)) for i in range(2)]
+    moments = {
+        run_id: sorted(chance.sample(range(20, STEPS - 20), k))
+        for run_id, k in zip(ids, (kills - kills // 2, kills // 2), strict=True)
+    }
     workers: list[WorkerProcess] = []
     deadline = time.monotonic() + seconds
-    left = kills
     try:
         while not all(lab.run(run_id).ended for run_id in ids):
             assert time.monotonic() < deadline
             workers = [worker for worker in workers if worker.alive]
             while len(workers) < 2:
                 workers.append(WorkerProcess(lab, "--concurrency", "1"))
-            time.sleep(chance.uniform(0.2, 1.5))
-            trainers = [trainer for worker in workers for trainer in worker.trainers]
-            if not left or not trainers:
-                continue
-            left -= 1
-            if chance.random() < 0.7:
-                chance.choice(trainers).kill()
-            else:
-                busy = [worker for worker in workers if worker.trainers]
-                chance.choice(busy or workers).send(signal.SIGKILL)
+            for run_id, left in moments.items():
+                run = lab.run(run_id)
+                if not left or run.status != "running" or run.step < left[0]:
+                    continue
+                holders = [worker for worker in workers if run.worker.endswith(f":{worker.pid}")]
+                trainers = [trainer for worker in holders for trainer in worker.trainers]
+                if not trainers:
+                    continue
+                left.pop(0)
+                if chance.random() < 0.6:
+                    trainers[0].kill()
+                else:
+                    holders[0].send(signal.SIGKILL)
+            time.sleep(0.05)
+    except BaseException:
+        print(*(worker.said[-3000:] for worker in workers), sep="\n\n")
+        raise
     finally:
         for worker in workers:
             worker.end()
-    assert left == 0, f"the runs ended before {left} of {kills} kills"
+    struck = kills - sum(map(len, moments.values()))
+    print(f"{struck} of {kills} kills")
+    assert struck >= kills - 1  # a run may end before the last moment comes
 
 
 def assert_exact(lab: Lab, undisturbed: list) -> None:
@@ -182,7 +200,7 @@ def test_five_kills_by_chance(lab, undisturbed):
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_fifty_kills_by_chance(lab, undisturbed, seed):
-    hurt(lab, kills=5, seed=seed, seconds=600)
+    hurt(lab, kills=5, seed=seed)
     assert_exact(lab, undisturbed)
 
 
@@ -224,7 +242,7 @@ def claim_all(lab: Lab, n_workers: int, n_runs: int) -> None:
 
 
 def test_no_run_is_claimed_twice(lab):
-    claim_all(lab, n_workers=4, n_runs=300)
+    claim_all(lab, n_workers=4, n_runs=200)
 
 
 @pytest.mark.soak

@@ -159,6 +159,13 @@ def test_branches_follow_their_trunk(engine, project, reaper):
     assert deliveries(engine) == [(ready, "todo")]
     assert status(engine, waiting) == "planned"
     assert not reaper.tick()
+    with engine.begin() as connection:  # the trunk is tried again, so its branch has hope
+        connection.execute(
+            text("update runs set status = 'running', heartbeat_at = now() where id = :id"),
+            {"id": trunk},
+        )
+    assert reaper.tick().revived == (hopeless,)
+    assert status(engine, hopeless) == "planned"
 
 
 def test_only_one_reaps_at_a_time(engine, project, reaper):

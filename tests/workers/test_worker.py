@@ -57,7 +57,7 @@ def drained(engine, settings, corpus, tmp_path_factory):
     with engine.begin() as connection:
         forecast(connection, lab.project_id, ids["alone"])
     with lab.worker("--concurrency", "2", "--drain") as worker:
-        assert worker.wait(150) == 0
+        assert worker.wait(240) == 0
         said = worker.said
         log = worker.log
         lab.wait_ended(ids["hopeless"], 1)
@@ -203,7 +203,7 @@ def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturb
     assert (run.status, run.failures, run.message) == ("queued", 0, "stopped with its worker")
     assert kept is not None and kept.step == run.step == points  # nothing to be trained again
     with lab.worker("--drain") as worker:
-        assert worker.wait(90) == 0
+        assert worker.wait(180) == 0
         (begun,) = [line for line in worker.log if line["event"] == "run started"]
     assert begun["resume_step"] == kept.step
     assert lab.run(stopped).status == "finished"
@@ -222,7 +222,7 @@ def test_a_job_is_done(lab):
     with lab.engine.begin() as connection:
         job = jobs.submit_fit(connection, request)
     with lab.worker("--queues", "jobs", "--drain") as worker:
-        assert worker.wait(90) == 0
+        assert worker.wait(180) == 0
     (row,) = lab.rows("select * from jobs where id = :id", id=job.id)
     assert row.status == "finished", row.message
     (fit,) = lab.rows("select document from fits where id = :id", id=row.result["fit_id"])
