@@ -109,6 +109,9 @@ def demo(
     ci: Annotated[
         bool, typer.Option("--ci", help="Exit when the forecast is scored; stay up otherwise.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the sweep's runs; each seed is a sweep of its own.")
+    ] = None,
 ) -> None:
     """The main job for real: sweep, fit, forecast, train the larger run, score."""
     need("fastapi", "api")
@@ -116,7 +119,7 @@ def demo(
     settings = settings_or_refuse()
     from app.demo import main
 
-    raise typer.Exit(main(settings, ci=ci) or 0)
+    raise typer.Exit(main(settings, ci=ci, seed=seed))
 
 
 db = typer.Typer(no_args_is_help=True, help="The database: upgrade, status, stop.")
