@@ -1,4 +1,4 @@
-"""Runs with a known truth, to test what a fit recovers."""
+"""Runs with a known truth, to test what a fit recovers. `plrf` makes them from a solvable model."""
 
 from collections.abc import Mapping
 
