@@ -12,13 +12,14 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.services.errors import ServiceError, shortened
+from app.services.errors import ServiceError, not_found, shortened
+from app.storage.errors import Conflict, NotFound
 from fitting import FittingError
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "unavailable": (503, "Not available now"),
 }
 FITTING_STATUS = 422
+SIGN_IN = "/sign-in"
 MEDIA_TYPE = "application/problem+json"
 _HTTP_HINTS = {
     404: "GET /openapi.json lists every path.",
@@ -144,12 +146,26 @@ def install(app: FastAPI) -> None:
     """Give every error of the application its document."""
 
     @app.exception_handler(ServiceError)
-    def service(request: Request, error: ServiceError) -> JSONResponse:
+    def service(request: Request, error: ServiceError) -> Response:
+        # a person at a page is asked for the key; a program is told that it needs one
+        wants_page = "text/html" in request.headers.get("accept", "")
+        if error.kind == "unauthenticated" and request.method == "GET" and wants_page:
+            return RedirectResponse(SIGN_IN, 303)
         return of_service_error(error)
 
     @app.exception_handler(FittingError)
     def fitting(request: Request, error: FittingError) -> JSONResponse:
         return of_fitting_error(error)
+
+    # a row that went or changed between a service's look and its write
+    @app.exception_handler(NotFound)
+    def gone(request: Request, error: NotFound) -> JSONResponse:
+        return of_service_error(not_found(error.kind, error.key))
+
+    @app.exception_handler(Conflict)
+    def changed(request: Request, error: Conflict) -> JSONResponse:
+        hint = "Look at it again: it has changed meanwhile."
+        return of_service_error(ServiceError("conflict", f"{error}.", hint))
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -1,20 +1,24 @@
 """The corpora that a specification names -> what the planner needs to know of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.services import corpora
 from app.services.errors import ServiceError
 from app.settings import Settings
 
 
 def listed(settings: Settings) -> list[dict[str, Any]]:
     """The manifests of the corpora under `corpus_dir`, by name."""
-    manifests = sorted(settings.corpus_dir.glob("*/manifest.json"))
-    return [
-        {**json.loads(path.read_text("utf-8")), "path": str(path.parent.resolve())}
-        for path in manifests
-    ]
+    try:
+        return corpora.list_corpora(settings.corpus_dir)
+    except corpora.CorpusError as error:
+        raise ServiceError(
+            "conflict",
+            f"A corpus in {settings.corpus_dir} cannot be read: {error}.",
+            "Build it again with `scalewright corpus build`, or remove its folder.",
+            column="corpora",
+        ) from None
 
 
 def paths(settings: Settings, names: Sequence[str]) -> dict[str, str]:

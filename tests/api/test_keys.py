@@ -40,6 +40,9 @@ def test_nobody_reads_without_a_key(keyed: TestClient) -> None:
         assert answer.headers["www-authenticate"] == "Bearer"
         assert keyed.get(path, headers=bearer("sw_wrong")).status_code == 401
     assert keyed.get("/v1/health").status_code == 200
+    page = keyed.get("/", headers={"accept": "text/html"}, follow_redirects=False)
+    assert (page.status_code, page.headers["location"]) == (303, "/sign-in")
+    assert keyed.get("/sign-in").status_code == 200
 
 
 def test_a_scope_includes_the_lesser_ones_and_no_more(keyed: TestClient) -> None:
