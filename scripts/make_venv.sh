@@ -39,7 +39,9 @@ if [ -x "$folder/bin/uv" ]; then
     say "Installing scalewright[$extras] with uv (about a minute the first time)"
     export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
     if [ -z "$UV_FIND_LINKS" ]; then unset UV_FIND_LINKS; fi
-    "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" \
+    # Compiled now, as pip does: a process that imports torch uncompiled spends 8 CPU-seconds on it,
+    # and every training run is a process (where PYTHONDONTWRITEBYTECODE is set, each one again).
+    "$folder/bin/uv" pip install --quiet --compile-bytecode --python "$folder/bin/python" \
         --constraint constraints.txt --editable ".[$extras]"
 else
     say "Installing scalewright[$extras] with pip (about two minutes the first time)"
