@@ -26,6 +26,7 @@ from app.api import (
 )
 from app.api.auth import READ, ThisMachineOnly
 from app.api.telemetry import CountRequests, Telemetry
+from app.services import idempotency as stored_answers
 from app.settings import Settings
 from app.storage import migrate
 from app.storage.engine import make_engine
@@ -91,6 +92,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 f"The database is at revision {status.current}, this version wants {status.head}: "
                 "run `scalewright db upgrade` (after a backup)."
             )
+        with engine.begin() as connection:
+            stored_answers.sweep(connection)
         app.state.engine = engine
         app.state.idempotent_limiter = idempotency.limiter()
         app.state.telemetry = Telemetry(engine)

@@ -1,12 +1,16 @@
 """What was answered to an `Idempotency-Key`, so that the same request gets the same answer."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
 from app.services.errors import ServiceError
 from app.storage import idempotency as storage
+
+# Nobody repeats a request after so long; then its key is free again.
+KEPT_FOR = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,8 @@ def keep(
 ) -> None:
     """Store the answer beside the claim, in the same transaction as the work."""
     storage.keep(connection, key, scope, status_code, response)
+
+
+def sweep(connection: Connection) -> int:
+    """Forget the answers that are older than a week; how many."""
+    return storage.forget(connection, KEPT_FOR)
