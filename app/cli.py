@@ -49,6 +49,7 @@ for command in (
     cli_files.fit,
     cli_files.predict,
     cli_files.allocate,
+    cli_files.compare,
     cli_files.openapi,
 ):
     app.command(rich_help_panel=FILES)(command)

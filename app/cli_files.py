@@ -24,7 +24,10 @@ from app.cli_output import (
 )
 
 if TYPE_CHECKING:
-    from fitting import Fit, Law, Runs
+    from fitting import Fit, Law, Objective, Runs
+    from fitting.compare import Comparison
+
+AUTO = "auto"
 
 
 class ObjectiveKind(StrEnum):
@@ -143,7 +146,10 @@ def describe(law: "Law") -> dict[str, Any]:
 
 
 def fit(
-    law: Annotated[str, typer.Argument(metavar="LAW", help="A law's name; see `laws`.")],
+    law: Annotated[
+        str,
+        typer.Argument(metavar="LAW|auto", help="A law's name; see `laws`. auto: see `compare`."),
+    ],
     file: RunsFile,
     draws: Annotated[int, typer.Option(help="Bootstrap resamples of the runs.", min=0)] = 1000,
     level: Level = 0.9,
@@ -181,6 +187,9 @@ def fit(
         "loss_unit": loss_unit and loss_unit.value,
     }
     asked = fitting.Objective(objective.value, delta=delta)
+    if law == AUTO:
+        law = compared(file, chosen, options, drop_highest, asked, seed).ranked[0].law
+        note(f"auto: {law} forecasts the larger of these runs best")
     runs = runs_of(law_or_usage(law), file, chosen, options, drop_highest)
     found = fitting.fit(
         law_or_usage(law), runs, objective=asked, draws=draws, level=level, seed=seed
@@ -198,18 +207,19 @@ def fit(
 
 
 def runs_of(
-    law: "Law",
+    law: "Law | Sequence[str]",
     file: Path,
     columns: Mapping[str, str],
     options: Mapping[str, str | None],
     drop_highest: int = 0,
 ) -> "Runs":
-    """The points of a file for one law; `drop_highest` masks that many of the largest losses."""
+    """The points of a file for a law, or with the inputs that are named; `drop_highest` masks
+    that many of the largest losses."""
     from app.importers import read_runs
 
     runs = read_runs(
         file,
-        inputs=law.input_names,
+        inputs=law if isinstance(law, Sequence) else law.input_names,
         columns=columns,
         **{name: value for name, value in options.items() if value is not None},
     )
@@ -235,6 +245,90 @@ def runs_of(
         loss_unit=runs.loss_unit,
         flops=runs.flops,
     )
+
+
+def compare(
+    file: RunsFile,
+    seed: Annotated[int, typer.Option(help="Seed of the starts.", min=0)] = 0,
+    drop_highest: Annotated[
+        int, typer.Option(help="Leave out this many of the highest losses.", min=0)
+    ] = 0,
+    n_column: NColumn = None,
+    d_column: DColumn = None,
+    loss_column: LossColumn = None,
+    run_column: RunColumn = None,
+    column: Column = None,
+    as_json: Json = False,
+) -> None:
+    """Rank the laws by how well they forecast the larger runs of a file from the smaller ones."""
+    from fitting import Objective
+
+    chosen = columns_of(column, N=n_column, D=d_column, loss=loss_column, run=run_column)
+    found = compared(file, chosen, {}, drop_highest, Objective(), seed)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    cuts = ", ".join(f"{small} -> {large}" for small, large in found.held_out)
+    table = new_table(
+        "Laws by their forecasts",
+        "law",
+        "score",
+        "held-out error",
+        "bias",
+        "worst",
+        "parameters",
+        caption=f"fitted -> predicted points: {cuts}; score: the error times a penalty on few runs",
+    )
+    for one in found.ranked:
+        table.add_row(
+            one.law,
+            f"{one.score:.3%}",
+            f"{one.error:.3%}",
+            f"{one.bias:+.3%}",
+            f"{one.worst:+.3%}",
+            str(one.n_params),
+        )
+    print_table(table)
+    for name, why in found.skipped.items():
+        note(f"not judged: {name}. {why}")
+
+
+def compared(
+    file: Path,
+    columns: Mapping[str, str],
+    options: Mapping[str, str | None],
+    drop_highest: int,
+    objective: "Objective",
+    seed: int,
+) -> "Comparison":
+    """Every law whose inputs the file has a column for, judged on its runs."""
+    from fitting import LAWS
+    from fitting.compare import compare as judge
+
+    names = inputs_in(file, columns)
+    laws = [law for law in LAWS.values() if set(law.input_names) <= set(names)]
+    if not laws:
+        raise Refused(
+            "The file has the inputs of no law.", "Give it columns N and D, or see `laws`."
+        )
+    runs = runs_of(names, file, columns, options, drop_highest)
+    return judge(runs, laws, objective=objective, seed=seed)
+
+
+def inputs_in(file: Path, columns: Mapping[str, str]) -> list[str]:
+    """The inputs, of all laws, that the file has a column for."""
+    from app.importers import csv, format_of, jsonl
+    from app.importers.columns import find_column
+    from fitting import LAWS
+
+    with file.open("rb") as stream:
+        table = (csv if format_of(str(file)) == "csv" else jsonl).read(stream)
+    every = dict.fromkeys(name for law in LAWS.values() for name in law.input_names)
+    return [
+        name
+        for name in every
+        if find_column(name, table.header, columns, header_row=table.header_row) is not None
+    ]
 
 
 def print_fit(found: "Fit", document: Mapping[str, Any], runs: "Runs") -> None:

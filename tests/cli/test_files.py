@@ -355,3 +355,19 @@ def test_a_budget_is_given_once_and_whole(
 def test_a_budget_that_cannot_be_is_refused(run: Run, epoch_fit: Path) -> None:
     done = run("allocate", epoch_fit, "--flops", "-1", "--json")
     assert done.code == 1 and "-1" in done.err
+
+
+def test_laws_are_ranked_by_their_forecasts_and_auto_takes_the_first(
+    run: Run, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "runs.csv", "N,D,loss", made_up(36))
+    done = run("compare", file, "--json")
+    assert done.code == 0, done.err
+    ranked = done.document["ranked"]
+    assert {"law", "score", "error", "n_params"} <= set(ranked[0])
+    assert [one["score"] for one in ranked] == sorted(one["score"] for one in ranked)
+    by_name = {one["law"]: one for one in ranked}
+    assert by_name["chinchilla"]["error"] < 1e-5 < by_name["kaplan_size"]["error"]
+    fitted = run("fit", "auto", file, "--json", "--draws", 0)
+    assert fitted.code == 0 and fitted.document["law"] == ranked[0]["law"]
+    assert ranked[0]["law"] in fitted.err

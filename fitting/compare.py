@@ -1,0 +1,153 @@
+"""Which law forecasts these runs best? Refit on the smaller ones, predict the larger ones.
+
+In-sample error always favours more parameters, and a random hold-out asks for interpolation; what
+is wanted is a forecast of larger runs. So the runs are ordered by compute and the origin rolls
+(Tashman 2000, Int. J. Forecasting 16:437): each law is fitted below a cut and judged above it, at
+several cuts. Few runs favour the law that happens to bend the right way, so the error carries
+Akaike's final-prediction-error factor sqrt((n + p) / (n - p)) for n training points and p
+parameters (Akaike 1969, Ann. Inst. Stat. Math. 21:243), which grows where n is small.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fitting.errors import FittingError
+from fitting.fit import fit
+from fitting.law import Law
+from fitting.links import Floats
+from fitting.objective import Objective
+from fitting.runs import Runs
+
+# Shares of the runs, by number, that are trained on. Below half too little is known of the curve;
+# above four fifths too few runs are left to judge by (guess).
+CUTS = (0.5, 0.65, 0.8)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One law's record. error: held-out RMS of ln(loss / predicted), over all cuts, before the
+    penalty; score: with it, what the ranking goes by; bias: mean of ln(loss / predicted), above
+    zero where the law promises too much."""
+
+    law: str
+    score: float
+    error: float
+    bias: float
+    worst: float
+    n_params: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """ranked: best first. skipped: {law: why it could not be judged}. held_out: for each cut,
+    how many points were trained on and predicted."""
+
+    ranked: tuple[Ranked, ...]
+    skipped: Mapping[str, str]
+    held_out: tuple[tuple[int, int], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {
+            "ranked": [dict(vars(one)) for one in self.ranked],
+            "skipped": [{"law": law, "reason": why} for law, why in self.skipped.items()],
+            "held_out": [{"trained": a, "predicted": b} for a, b in self.held_out],
+        }
+
+
+def compare(
+    runs: Runs,
+    laws: Sequence[Law],
+    *,
+    objective: Objective | None = None,
+    seed: int = 0,
+    cuts: Sequence[float] = CUTS,
+) -> Comparison:
+    """Rank `laws` by how well they forecast the larger of `runs` from the smaller ones.
+
+    Laws whose inputs the runs do not have, or that have too many parameters for them, are skipped
+    with the reason. Raises FittingError where none can be judged.
+    """
+    used = runs.unmasked()
+    splits = [split for cut in cuts if (split := _split(used, cut)) is not None]
+    ranked: list[Ranked] = []
+    skipped: dict[str, str] = {}
+    for law in laws:
+        try:
+            ranked.append(_judge(law, used, splits, objective or Objective(), seed))
+        except FittingError as error:
+            skipped[law.name] = error.message
+    if not ranked:
+        first = next(iter(skipped.values()), "No law was given.")
+        raise FittingError(
+            "too_few_points",
+            f"No law can be judged on {len(used)} points: {first}",
+            "Add runs: each law needs more small runs than it has parameters, and larger ones.",
+        )
+    ranked.sort(key=lambda one: (one.score, one.n_params, one.law))
+    sizes = tuple((int(small.sum()), int((~small).sum())) for small in splits)
+    return Comparison(tuple(ranked), skipped, sizes)
+
+
+def _split(runs: Runs, share: float) -> NDArray[np.bool_] | None:
+    """True for the points of the smaller `share` of the runs; None where one side would be empty.
+
+    Whole runs go to one side: points of one curve are not independent.
+    """
+    size = _size(runs)
+    groups = np.unique(runs.group)
+    order = groups[np.argsort([size[runs.group == g].max() for g in groups], kind="stable")]
+    small = np.isin(runs.group, order[: round(share * len(groups))])
+    return small if small.any() and not small.all() else None
+
+
+def _size(runs: Runs) -> Floats:
+    """What makes a run larger: its compute, else the product of its inputs."""
+    compute = runs.compute()
+    if compute is not None:
+        return compute
+    return np.asarray(np.sum([np.log(column) for column in runs.inputs.values()], axis=0))
+
+
+def _judge(
+    law: Law,
+    runs: Runs,
+    splits: Sequence[NDArray[np.bool_]],
+    objective: Objective,
+    seed: int,
+) -> Ranked:
+    missing = [name for name in law.input_names if name not in runs.inputs]
+    if missing:
+        raise FittingError("missing_input", f"The runs have no {', '.join(missing)}.")
+    p = len(law.params)
+    off: list[Floats] = []
+    penalties: list[float] = []
+    for small in splits:
+        n = int(small.sum())
+        if n <= p:
+            raise FittingError(
+                "too_few_points", f"{p} parameters and {n} points below the lowest cut."
+            )
+        found = fit(law, runs.select(small), objective=objective, draws=0, seed=seed)
+        larger = {name: column[~small] for name, column in runs.inputs.items()}
+        predicted = np.asarray(law.evaluate(larger, found.values), dtype=float)
+        if not (np.isfinite(predicted).all() and (predicted > 0).all()):
+            raise FittingError("bad_value", "Its forecast of the larger runs is not a loss.")
+        off.append(np.log(runs.loss[~small]) - np.log(predicted))
+        penalties.append((n + p) / (n - p))
+    if not off:
+        raise FittingError("too_few_points", "There are too few runs to hold any out.")
+    squares = [float(np.mean(r**2)) for r in off]
+    every = np.concatenate(off)
+    return Ranked(
+        law=law.name,
+        score=float(np.sqrt(np.mean([s * f for s, f in zip(squares, penalties, strict=True)]))),
+        error=float(np.sqrt(np.mean(squares))),
+        bias=float(every.mean()),
+        worst=float(every[np.argmax(np.abs(every))]),
+        n_params=p,
+    )

@@ -1,0 +1,72 @@
+"""Ranking laws by their forecasts of larger runs."""
+
+import numpy as np
+import pytest
+
+from fitting import LAWS, FittingError, Runs
+from fitting.compare import compare
+from tests.fitting.data import column, rows
+
+POWER_LAWS = [
+    LAWS[name] for name in ("chinchilla", "tied", "coupled", "kaplan_size", "kaplan_data")
+]
+
+
+def grid(law: str, noise: float, seed: int, sizes: int = 6, budgets: int = 6) -> Runs:
+    """Runs of a law at its published constants: sizes a factor of 16 about C^0.5, 4 decades."""
+    rng = np.random.default_rng(seed)
+    C = np.repeat(np.logspace(18, 21, budgets), sizes)
+    N = np.sqrt(C / 120) * np.tile(np.logspace(-0.6, 0.6, sizes), budgets)
+    inputs = {"N": N, "D": C / (6 * N)}
+    published = LAWS[law].published
+    assert published is not None
+    loss = LAWS[law].loss(inputs, published.params)
+    return Runs(inputs, loss * np.exp(noise * rng.standard_normal(len(N))))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_true_law_forecasts_best_or_as_well_as_the_best(seed: int) -> None:
+    found = compare(grid("chinchilla", 0.003, seed), POWER_LAWS)
+    scores = {one.law: one.score for one in found.ranked}
+    assert scores["chinchilla"] <= 1.25 * min(scores.values())
+    assert scores["chinchilla"] < 0.01 < scores["kaplan_size"]
+
+
+def test_without_noise_the_truth_is_exact_and_first() -> None:
+    found = compare(grid("chinchilla", 0.0, 0), POWER_LAWS)
+    assert found.ranked[0].law == "chinchilla" and found.ranked[0].error < 1e-6
+
+
+def test_eight_runs_do_not_let_a_law_of_many_parameters_win() -> None:
+    for seed in range(3):
+        few = grid("chinchilla", 0.005, seed, sizes=4, budgets=2)
+        found = compare(few, POWER_LAWS)
+        assert found.ranked[0].n_params <= 4
+        assert "coupled" in found.skipped or found.ranked[0].law != "coupled"
+
+
+def test_points_of_one_run_stay_on_one_side() -> None:
+    runs = grid("chinchilla", 0.003, 1)
+    curves = Runs(runs.inputs, runs.loss, run=np.repeat(np.arange(12), 3))
+    for trained, predicted in compare(curves, POWER_LAWS).held_out:
+        assert trained % 3 == 0 and trained + predicted == 36
+
+
+def test_laws_that_need_what_is_not_there_are_skipped_with_the_reason() -> None:
+    found = compare(grid("chinchilla", 0.003, 2), [*POWER_LAWS, LAWS["data_constrained"]])
+    assert "U" in found.skipped["data_constrained"]
+    assert len(found.ranked) == len(POWER_LAWS)
+
+
+def test_too_few_runs_for_any_law_is_refused() -> None:
+    with pytest.raises(FittingError, match="No law can be judged"):
+        compare(Runs({"N": [1e8, 2e8], "D": [1e9, 2e9]}, [3.0, 2.9]), POWER_LAWS)
+
+
+def test_on_the_published_figure_two_terms_beat_one() -> None:
+    """Hoffmann et al.'s own runs need N and D both: either alone forecasts several times worse."""
+    used = [row for row in rows("parametric/epoch_chinchilla.csv") if row["epoch_used"] == "True"]
+    runs = Runs({"N": column(used, "N"), "D": column(used, "D")}, column(used, "loss"))
+    errors = {one.law: one.error for one in compare(runs, POWER_LAWS).ranked}
+    assert errors["chinchilla"] < 0.015
+    assert min(errors["kaplan_size"], errors["kaplan_data"]) > 3 * errors["chinchilla"]
