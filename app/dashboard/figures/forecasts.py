@@ -28,8 +28,11 @@ def forecasts(rows: Sequence[Forecast], level: float | None = 0.9) -> go.Figure:
     Filled and green where the actual lies inside the interval, red where it does not.
     """
     units = sorted({row.loss_unit for row in rows}) or ["nats/token"]
-    figure = new_figure(height=110 + 44 * max(1, len(rows)), margin={"l": 20, "t": 34})
     names = [_label(row, index) for index, row in enumerate(rows)]
+    longest = max((len(name.rstrip("\u200b")) for name in names), default=0)
+    figure = new_figure(
+        height=110 + 44 * max(1, len(rows)), margin={"l": 30 + min(320, 7 * longest), "t": 34}
+    )
     figure.add_scatter(
         x=[row.loss for row in rows],
         y=names,

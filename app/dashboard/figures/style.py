@@ -55,7 +55,6 @@ _AXIS = {
     "ticklen": 4,
     "tickcolor": MUTED,
     "title": {"standoff": 8},
-    "automargin": True,
 }
 
 TEMPLATE = go.layout.Template(
@@ -64,9 +63,9 @@ TEMPLATE = go.layout.Template(
         "title": {"x": 0, "xanchor": "left", "font": {"size": 15}},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 62, "r": 18, "t": 16, "b": 52},
-        # plotly.js 4.1 never ends on a legend above the plot together with automargin of x
-        "xaxis": _AXIS | {"automargin": False},
+        "margin": {"l": 72, "r": 18, "t": 16, "b": 52},
+        # no automargin: plotly.js 4.1 can chase its own margins for ever
+        "xaxis": _AXIS,
         "yaxis": _AXIS,
         "hovermode": "closest",
         "hoverlabel": {"font": {"family": FONT, "size": 12.5}, "align": "left"},
