@@ -10,7 +10,7 @@ import numpy as np
 
 from fitting.engine import Engine, Optimum
 from fitting.errors import FittingError
-from fitting.intervals import Calibration, distance
+from fitting.intervals import MAD_TO_SD, Calibration, distance, residuals
 from fitting.law import Law
 from fitting.links import Floats
 from fitting.runs import Runs
@@ -56,8 +56,12 @@ def warnings_of(
 ) -> list[Warned]:
     """Everything a reader of this fit should be told."""
     return [
+        *_about_units(engine, runs),
         *_about_data(engine, runs),
         *_about_parameters(engine, best),
+        *_about_design(engine, best),
+        *_about_outliers(engine, best, draws),
+        *_about_steepness(engine, best),
         *_about_drift(calibration),
     ]
 
@@ -124,5 +128,136 @@ def _about_parameters(engine: Engine, best: Optimum) -> list[Warned]:
     return out
 
 
-def _about_drift(calibration: Calibration) -> list[Warned]:
+def _about_units(engine: Engine, runs: Runs) -> list[Warned]:
+    """A model that knows nothing loses ln V a token, ln 256 = 5.5 nats or 8 bits a byte."""
+    ceiling = {"nats/token": 12.6, "nats/byte": 5.6, "bits/byte": 8.1}[runs.loss_unit]
+    middle, largest = float(np.median(engine.loss)), float(engine.loss.max())
+    if largest > ceiling:
+        return [
+            Warned(
+                "loss_looks_like_perplexity",
+                f"The largest loss is {largest:.4g}, above what a model that knows nothing would "
+                f"have in {runs.loss_unit} ({ceiling:g}). If this column is perplexity, take its "
+                "logarithm; if it is summed, divide by the tokens.",
+            )
+        ]
+    if runs.loss_unit == "nats/token" and middle < 0.5:
+        return [
+            Warned(
+                "loss_looks_like_bits",
+                f"The median loss is {middle:.4g}, low for nats a token: if these are bits or nats "
+                "a byte or a character, say so in loss_unit.",
+            )
+        ]
     return []
+
+
+def _about_design(engine: Engine, best: Optimum) -> list[Warned]:
+    """Do the runs tell the terms apart? Asked in centred coordinates, where a sound design has a
+    condition number of about 1e3 (the 240 runs of Besiroglu et al.: 1.1e3) instead of 3.5e11."""
+    out: list[Warned] = []
+    x = [np.log(v) for v in engine.inputs.values() if (v > 0).all()]
+    names = list(engine.inputs)
+    if len(x) == 2 and len(names) == 2 and min(np.ptp(x[0]), np.ptp(x[1])) > 1e-6:
+        r = float(np.corrcoef(x[0], x[1])[0, 1])
+    else:
+        r = 0.0
+    condition = 0.0
+    if engine.where is not None:
+        metric = engine.problem(np.inf).metric(best.theta[None], engine.weights)[0]
+        scale = np.sqrt(np.maximum(np.diag(metric), 1e-300))
+        eigen = np.linalg.eigvalsh(metric / np.outer(scale, scale))
+        condition = float(eigen[-1] / max(eigen[0], 1e-16))
+    if condition < 1e5 and abs(r) < 0.998:
+        return out
+    if abs(r) >= 0.998:
+        why = (
+            f"{names[0]} and {names[1]} rise together in these runs (correlation {r:.4f} of the "
+            "logarithms), so that their terms cannot be told apart"
+        )
+    else:
+        why = f"the runs do not tell the terms apart (condition {condition:.1e}, sound: 1e3)"
+    code = "not_identified" if condition > 1e6 else "exponents_tied"
+    advice = "Trust predictions along the runs' own path only; add runs off it."
+    out.append(Warned(code, f"{why[0].upper()}{why[1:]}. {advice}"))
+    return out
+
+
+# Residuals beyond so many robust standard deviations are asked what they do to the fit.
+SUSPECT = 5.0
+
+
+def _about_outliers(engine: Engine, best: Optimum, draws: Floats) -> list[Warned]:
+    """Names the points whose removal moves an exponent by more than its standard error."""
+    n = engine.loss.size
+    if len(draws) < 20 or n > 20_000 or engine.objective.raw:
+        return []
+    r = residuals(engine, best.values)
+    scale = MAD_TO_SD * float(np.median(np.abs(r)))
+    order = np.argsort(-np.abs(r), kind="stable")
+    suspects = [int(i) for i in order[: max(1, n // 10)] if abs(r[i]) > SUSPECT * scale]
+    if not suspects or scale <= 0 or n - len(suspects) < len(best.values) + 1:
+        return []
+    keep = np.ones((1, n))
+    keep[0, suspects] = 0.0
+    without = engine.values(engine.warm(best.theta, keep).theta)[0]
+    low, high = np.quantile(draws, [0.16, 0.84], axis=0)
+    moved = []
+    for j, p in enumerate(engine.law.params):
+        error = 0.5 * float(high[j] - low[j])
+        if not p.link.log and error > 0 and abs(without[j] - best.values[j]) > error:
+            moved.append(f"{p.name} {best.values[j]:.3g} -> {without[j]:.3g}")
+    if not moved:
+        return []
+    named = ", ".join(str(int(engine.rows[i]) + 1) for i in sorted(suspects)[:10])
+    more = f" and {len(suspects) - 10} more" if len(suspects) > 10 else ""
+    return [
+        Warned(
+            "outliers",
+            f"Rows {named}{more} lie over {SUSPECT:g} standard deviations from the law and move it "
+            f"by more than its standard error ({'; '.join(moved)}). Look at these runs; mask them "
+            "if something went wrong in training.",
+        )
+    ]
+
+
+# Exponents of N and D in published fits of trained-out runs lie below 0.7.
+STEEP = 0.8
+
+
+def _about_steepness(engine: Engine, best: Optimum) -> list[Warned]:
+    """In the initial transient loss falls faster than any later power law: an exponent near or
+    above one is its mark (runs of under about a thousand steps, losses before the cool-down)."""
+    if engine.law.powers is None or not {"N", "D"} <= set(engine.inputs):
+        return []
+    found = dict(zip(engine.law.param_names, best.values.tolist(), strict=True))
+    steep = dict.fromkeys(e for _, _, e in engine.law.powers.terms if found[e] > STEEP)
+    return [
+        Warned(
+            "steep_exponent",
+            f"{name} is {found[name]:.2f}; trained-out runs give 0.2 to 0.7. The smallest runs may "
+            "still be in their initial transient (fewer than about 1,000 steps, or not cooled "
+            "down): leave them out and fit again.",
+        )
+        for name in steep
+    ]
+
+
+def _about_drift(calibration: Calibration) -> list[Warned]:
+    """Runs that are not (yet) in the power-law regime: refits to the smaller ones miss the larger
+    ones on one side, by more than noise explains."""
+    c = calibration
+    steady = c.origins >= 3 and c.one_sided >= 0.99 and c.span >= 0.4
+    least = 0.01 if steady else 0.03
+    if c.one_sided < 0.99 or abs(c.bias) < least or c.seen < least:
+        return []
+    side = "higher" if c.bias > 0 else "lower"
+    return [
+        Warned(
+            "drift_of_one_sign",
+            f"Refits to the smaller runs miss the larger ones on one side ({c.origins} cuts): "
+            f"losses come out {side} by {100 * abs(c.bias):.1f}% per decade of compute. The runs "
+            "may not have reached the power-law regime (few steps, losses before the cool-down) or "
+            "do not share one recipe. Drop the smallest runs and see whether it goes away.",
+        )
+    ]

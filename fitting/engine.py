@@ -55,9 +55,11 @@ class Engine:
     where: Coordinates | None
     lower: Floats
     upper: Floats
+    rows: NDArray[np.int64]  # where each point stood in the runs that were given
 
     @classmethod
     def of(cls, law: Law, runs: Runs, objective: Objective) -> "Engine":
+        rows = np.flatnonzero(runs.used)
         runs = runs.unmasked()
         inputs = {k: np.array(v) for k, v in law.columns(runs.inputs).items()}
         walls = np.array([p.link.walls for p in law.params])
@@ -90,6 +92,7 @@ class Engine:
             where,
             low,
             high,
+            rows,
         )
 
     def subset(self, rows: NDArray[Any]) -> "Engine":
@@ -101,6 +104,7 @@ class Engine:
             loss=self.loss[rows],
             weights=None if self.weights is None else self.weights[rows],
             group=self.group[rows],
+            rows=self.rows[rows],
             where=None if where is None else replace(where, logs=where.logs[:, rows]),
         )
 

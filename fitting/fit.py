@@ -266,14 +266,14 @@ def _normal_draws(engine: Engine, best: Optimum, seed: int, count: int = 400) ->
 
 
 def _status(best: Optimum, warned: list[Warned]) -> tuple[str, str]:
+    bad = [w for w in warned if w.code in DEGENERATE]
+    if bad:  # a fit that runs away also fails to converge; what it runs from is the news
+        return "degenerate", bad[0].message
     if not best.converged:
         return "not_converged", (
             f"Stopped after {best.iterations} iterations with {best.decrement:.1e} of the "
             "objective still to gain; do not use the parameters."
         )
-    bad = [w for w in warned if w.code in DEGENERATE]
-    if bad:
-        return "degenerate", bad[0].message
     return "converged", (
         f"{best.agree} of {best.starts} starts reached the same optimum; one more step would gain "
         f"{best.decrement:.0e} of the objective."

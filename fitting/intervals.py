@@ -47,7 +47,7 @@ class Calibration:
     drift: scale of the error per decade of compute beyond the data, the prior's and the rolling
     origins' together; drift_freedom: decades of evidence behind it, the prior's counted.
     seen: the rolling origins' own estimate (0: no more error than noise explains).
-    bias: their mean signed error per decade (positive: larger runs came out worse than predicted).
+    bias: their pooled signed error per decade; positive: larger runs were worse than predicted.
     one_sided: share of the origins whose mean error has the sign of `bias`.
     origins: how many cuts the training set allowed; span: decades from the first cut to the end.
     """
@@ -153,10 +153,10 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     judged = ~below & np.isfinite(error) & np.isfinite(variance)
     share = judged / np.maximum(judged.sum(axis=1, keepdims=True), 1)
     seen = _paule_mandel(error, known, far, share)
-    slope = np.where(judged, error * far / known, 0.0).sum(axis=1) / np.maximum(
-        np.where(judged, far**2 / known, 0.0).sum(axis=1), 1e-300
-    )
-    bias = float(slope.mean())
+    pull = np.where(judged, error * far / known, 0.0).sum(axis=1)
+    grip = np.where(judged, far**2 / known, 0.0).sum(axis=1)
+    slope = pull / np.maximum(grip, 1e-300)
+    bias = float(pull.sum() / max(float(grip.sum()), 1e-300))
     span = float(x.max() - cuts[0])
     weight = max(1.0, span)
     total = PRIOR_WEIGHT + weight
