@@ -1,4 +1,4 @@
-"""/v1/laws, /v1/fits, /v1/predictions, /v1/allocations, /v1/forecasts"""
+"""/v1/laws, /v1/compare, /v1/fits, /v1/predictions, /v1/allocations, /v1/forecasts"""
 
 from typing import Annotated
 
@@ -12,6 +12,8 @@ from app.api.schemas.common import PageOf
 from app.api.schemas.fits import (
     AllocationIn,
     AllocationOut,
+    CompareIn,
+    CompareOut,
     FitIn,
     FitOut,
     FitPoints,
@@ -23,7 +25,7 @@ from app.api.schemas.fits import (
     PredictionOut,
 )
 from app.api.schemas.jobs import JobOut
-from app.services import allocations, fits, forecasts, jobs, laws, paging, predictions
+from app.services import allocations, comparisons, fits, forecasts, jobs, laws, paging, predictions
 
 router = APIRouter(prefix="/v1", route_class=IdempotentRoute, dependencies=[READ])
 RESPOND_ASYNC = "respond-async"
@@ -39,6 +41,18 @@ def list_laws() -> LawsOut:
 def get_law(name: Annotated[str, Path(max_length=100)]) -> LawOut:
     """One law."""
     return LawOut(**laws.describe(laws.find(name)))
+
+
+@router.post("/compare", tags=["laws"])
+def compare_laws(body: CompareIn, database: DatabaseDep) -> CompareOut:
+    """Rank the laws by how well they forecast the larger runs from the smaller ones.
+
+    Each law is fitted below a cut in compute and judged above it, at several cuts.
+    """
+    request = body.to_request()
+    with database.begin() as connection:
+        found = comparisons.compare(connection, request, body.laws)
+    return CompareOut.model_validate(found.to_dict())
 
 
 @router.post(
@@ -57,6 +71,9 @@ def create_fit(
 ) -> FitOut | JSONResponse:
     """Fit a law to the finished runs of a project, or to points.
 
+    The law "auto" is the first of /v1/compare; the document says under `compared` which laws were
+    ranked and how.
+
     A fit that does not converge is an answer with a status; input that cannot be fitted is a 422
     that says what to change.
     """
@@ -69,7 +86,7 @@ def create_fit(
                 202,
                 {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC},
             )
-        made = fits.create(connection, request)
+        made = comparisons.create_fit(connection, request)
     response.headers["Location"] = f"/v1/fits/{made.id}"
     response.headers["ETag"] = made.etag
     return FitOut.model_validate(made)

@@ -68,8 +68,12 @@ def _set_examples(document: dict[str, Any]) -> None:
         f"{name} to points": {"law": name, "points": laws.example_points(laws.find(name))}
         for name in laws.names()
     }
+    # points that several laws can be fitted to
+    several = next(name for name in laws.names() if len(laws.find(name).inputs) > 1)
+    points = laws.example_points(laws.find(several))
     by_path: dict[str, dict[str, Any]] = {
-        "/v1/fits": fits,
+        "/v1/compare": {"every law that can": {"points": points}},
+        "/v1/fits": fits | {"the law that forecasts best": {"law": "auto", "points": points}},
         "/v1/predictions": {"one point": PREDICTION},
         "/v1/allocations": {"a budget in FLOPs": ALLOCATION},
         "/v1/forecasts": {"of inputs": FORECAST},

@@ -24,6 +24,7 @@ from app.storage.errors import NotFound
 from app.storage.fits import FitPoint, Selection
 from fitting import Fit, Law, Objective, Runs
 
+AUTO = "auto"
 MAX_POINTS = 100_000
 MAX_DRAWS = 10_000
 
@@ -48,6 +49,7 @@ class Select:
 class FitRequest:
     """law, and either project + validation_set (+ select) or inputs + loss.
 
+    law     a name, or "auto": see `comparisons.create_fit`
     inputs  {name: values}, one value a point, with `loss` and where known `run` and `flops`
     """
 
@@ -100,9 +102,18 @@ class Selected:
     left_out: list[dict[str, Any]]
 
 
-def create(connection: Connection, request: FitRequest) -> StoredFit:
-    """Fit and store. ServiceError or fitting.FittingError where the input cannot be used."""
-    law = laws.find(request.law)
+def create(
+    connection: Connection,
+    request: FitRequest,
+    *,
+    chosen: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> StoredFit:
+    """Fit and store. ServiceError or fitting.FittingError where the input cannot be used.
+
+    chosen: the law, where the request leaves it open; more: what else its document says.
+    """
+    law = laws.find(chosen or request.law)
     project_id: int | None = None
     selected: Selected | None = None
     if request.project is not None:
@@ -113,7 +124,7 @@ def create(connection: Connection, request: FitRequest) -> StoredFit:
     else:
         runs = runs_of_points(law, request)
     fitted = compute(law, runs, request)
-    document = finite(fitted.to_dict())
+    document = finite({**fitted.to_dict(), **(more or {})})
     if selected is not None and selected.left_out:
         document["left_out"] = selected.left_out
     stored = storage.create(
@@ -213,11 +224,44 @@ def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
     ]
 
 
-def select_runs(connection: Connection, law: Law, request: FitRequest) -> Selected:
+def select_runs(connection: Connection, law: Law | None, request: FitRequest) -> Selected:
     """The runs that the request asks for, checked: one recipe, one loss unit, one way to count.
 
-    The loss of a run is its evaluation on the validation set at its last step.
+    The loss of a run is its evaluation on the validation set at its last step. Without a law, the
+    runs come with every input that some law has and all of them know.
     """
+    rows, left_out = _chosen_rows(connection, request)
+    kept = rows
+    if law is None:
+        names = [
+            name
+            for name in laws.input_names()
+            if all(input_of(row, name) is not None for row in rows)
+        ]
+    else:
+        names = list(law.input_names)
+        kept = []
+        for row in rows:
+            missing = [name for name in names if input_of(row, name) is None]
+            if missing:
+                reason = f"its {' and '.join(missing)} is not known"
+                left_out.append({"run_id": row.run_id, "run": row.name, "reason": reason})
+            else:
+                kept.append(row)
+        if not kept:
+            raise ServiceError(
+                "not_enough_data",
+                f"None of the {len(rows)} runs has every input of {law.name}: "
+                f"{left_out[-1]['reason']}.",
+                "Fit a law of N and D, or import runs with that column.",
+            )
+    return Selected(_runs_of_rows(kept, names, request), [row.run_id for row in kept], left_out)
+
+
+def _chosen_rows(
+    connection: Connection, request: FitRequest
+) -> tuple[list[FitPoint], list[dict[str, Any]]]:
+    """The rows of the selection, of one recipe and one loss unit, and what it left out."""
     select = request.select
     if request.project is None or not request.validation_set:
         raise ServiceError(
@@ -254,42 +298,26 @@ def select_runs(connection: Connection, law: Law, request: FitRequest) -> Select
     left_out = [
         {"run_id": row.run_id, "run": row.name, "reason": row.reason} for row in chosen.left_out
     ]
-    kept = []
-    for row in rows:
-        missing = [one.name for one in law.inputs if input_of(row, one.name) is None]
-        if missing:
-            reason = f"its {' and '.join(missing)} is not known"
-            left_out.append({"run_id": row.run_id, "run": row.name, "reason": reason})
-        else:
-            kept.append(row)
-    if not kept:
-        raise ServiceError(
-            "not_enough_data",
-            f"None of the {len(rows)} runs has every input of {law.name}: "
-            f"{left_out[-1]['reason']}.",
-            "Fit a law of N and D, or import runs with that column.",
-        )
-    exact = all(row.flops_exact is not None for row in kept)
-    return Selected(
-        Runs(
-            inputs={
-                one.name: np.array([input_of(row, one.name) for row in kept], dtype=float)
-                for one in law.inputs
-            },
-            loss=np.array([row.loss for row in kept], dtype=float),
-            run=np.array([_group(row) for row in kept]),
-            n_convention=select.n_convention,
-            flops_convention="exact" if exact else "6ND",
-            loss_unit=kept[0].loss_unit,
-            flops=np.array([row.flops_exact for row in kept], dtype=float) if exact else None,
-        ),
-        [row.run_id for row in kept],
-        left_out,
+    return rows, left_out
+
+
+def _runs_of_rows(rows: Sequence[FitPoint], names: Sequence[str], request: FitRequest) -> Runs:
+    exact = all(row.flops_exact is not None for row in rows)
+    return Runs(
+        inputs={
+            name: np.array([input_of(row, name) for row in rows], dtype=float) for name in names
+        },
+        loss=np.array([row.loss for row in rows], dtype=float),
+        run=np.array([_group(row) for row in rows]),
+        n_convention=request.select.n_convention,
+        flops_convention="exact" if exact else "6ND",
+        loss_unit=rows[0].loss_unit,
+        flops=np.array([row.flops_exact for row in rows], dtype=float) if exact else None,
     )
 
 
-def runs_of_points(law: Law, request: FitRequest) -> Runs:
-    """The request's own points."""
+def runs_of_points(law: Law | None, request: FitRequest) -> Runs:
+    """The request's own points; without a law, with all their inputs."""
     assert request.inputs is not None
     if not request.loss:
         raise ServiceError("invalid", "There are no points.", "Give one a run.", column="points")
@@ -299,8 +327,9 @@ def runs_of_points(law: Law, request: FitRequest) -> Runs:
             f"{len(request.loss)} points are more than {MAX_POINTS}.",
             "Import the runs and fit a selection, or thin the curves.",
         )
-    missing = [name for name in law.input_names if name not in request.inputs]
-    if missing:
+    names = list(request.inputs) if law is None else list(law.input_names)
+    missing = [name for name in names if name not in request.inputs]
+    if law is not None and missing:
         raise ServiceError(
             "invalid",
             f"{law.name} needs {', '.join(law.input_names)}; {missing[0]} is missing.",
@@ -308,7 +337,7 @@ def runs_of_points(law: Law, request: FitRequest) -> Runs:
             column=missing[0],
         )
     return Runs(
-        inputs={name: np.asarray(request.inputs[name], dtype=float) for name in law.input_names},
+        inputs={name: np.asarray(request.inputs[name], dtype=float) for name in names},
         loss=np.asarray(request.loss, dtype=float),
         run=None if request.run is None else np.asarray(request.run),
         n_convention=request.n_convention,

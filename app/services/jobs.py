@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from app.services import fits, laws, paging, projects
+from app.services import comparisons, fits, laws, paging, projects
 from app.services.errors import ServiceError, not_found
 from app.storage import jobs as storage
 from app.storage import queue
@@ -38,7 +38,7 @@ def submit(
 
 def submit_fit(connection: Connection, request: fits.FitRequest) -> Job:
     """A fit as a job; what can be refused at once is refused at once."""
-    law = laws.find(request.law)
+    law = None if request.law == fits.AUTO else laws.find(request.law)
     if request.inputs is None:
         fits.select_runs(connection, law, request)
     else:
@@ -139,7 +139,9 @@ def _end(
 
 
 def _fit(connection: Connection, request: Mapping[str, Any]) -> dict[str, Any]:
-    made = fits.create(connection, fits.request_from(json.loads(json.dumps(dict(request)))))
+    made = comparisons.create_fit(
+        connection, fits.request_from(json.loads(json.dumps(dict(request))))
+    )
     return {"fit_id": made.id, "status": made.status, "url": f"/v1/fits/{made.id}"}
 
 

@@ -15,6 +15,12 @@ def names() -> list[str]:
     return list(fitting.LAWS)
 
 
+def input_names() -> list[str]:
+    """Every plain number that some law takes, each once."""
+    every = (one.name for law in fitting.LAWS.values() for one in law.inputs)
+    return list(dict.fromkeys(every))
+
+
 def find(name: str) -> Law:
     """The law of that name; ServiceError (not_found) names the known ones."""
     law = fitting.LAWS.get(name)

@@ -36,7 +36,7 @@ def test_every_example_runs(client: TestClient, ladder: dict[str, Any]) -> None:
     order = ["/v1/projects", "/v1/imports", "/v1/sweeps", "/v1/runs", "/v1/fits"]
     examples.sort(key=lambda one: order.index(one[0]) if one[0] in order else len(order))
     assert {path for path, _, _ in examples} >= {
-        *order, "/v1/predictions", "/v1/allocations", "/v1/forecasts", "/v1/keys",
+        *order, "/v1/compare", "/v1/predictions", "/v1/allocations", "/v1/forecasts", "/v1/keys",
     }  # fmt: skip
     for path, name, body in examples:
         if path == "/v1/fits":
@@ -49,9 +49,9 @@ def test_every_example_runs(client: TestClient, ladder: dict[str, Any]) -> None:
 def test_every_law_has_an_example(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     schema = document["components"]["schemas"]["FitIn"]["properties"]["law"]
-    assert schema["enum"] == list(fitting.LAWS)
+    assert schema["enum"] == [*fitting.LAWS, "auto"]
     names = {body["law"] for path, _, body in bodies(document) if path == "/v1/fits"}
-    assert names == set(fitting.LAWS)
+    assert names == {*fitting.LAWS, "auto"}
 
 
 def toy(N: Any, *, E: Any, A: Any) -> Any:

@@ -1,7 +1,8 @@
 """Laws, fits, predictions, allocations, forecasts. No law is named here: the registry fills the
 enumeration and the examples when the document is made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -59,7 +60,20 @@ def _known(name: str) -> str:
     return name
 
 
+class _KnownLawOrAuto:
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "enum": [*laws.names(), fits.AUTO]}
+
+
+def _known_or_auto(name: str) -> str:
+    return name if name == fits.AUTO else _known(name)
+
+
 LawName = Annotated[str, AfterValidator(_known), _KnownLaw]
+LawNameOrAuto = Annotated[str, AfterValidator(_known_or_auto), _KnownLawOrAuto]
 
 
 class SelectIn(Request):
@@ -85,10 +99,9 @@ class ObjectiveIn(Request):
     delta: PositiveFloat = Field(default=1e-3, description="Of Huber's loss, in log loss.")
 
 
-class FitIn(Request):
-    """A law and what it is fitted to: the runs of a project, or points of this body."""
+class DataIn(Request):
+    """What a law is fitted to: the finished runs of a project, or points of this body."""
 
-    law: LawName
     project: ProjectRef | None = None
     validation_set: Name | None = None
     select: SelectIn = Field(default_factory=SelectIn)
@@ -101,14 +114,13 @@ class FitIn(Request):
     flops_convention: FlopsConvention = "6ND"
     loss_unit: LossUnit = "nats/token"
     objective: ObjectiveIn = Field(default_factory=ObjectiveIn)
-    draws: int = Field(default=1000, ge=0, le=fits.MAX_DRAWS)
-    level: Level = 0.9
     seed: Seed = 0
 
-    def to_request(self) -> fits.FitRequest:
-        columns = columns_of_points(self.law, self.points) if self.points else {}
+    def request_for(self, law: str) -> fits.FitRequest:
+        """For the law of that name, or for "auto": the points with every input they have."""
+        columns = columns_of_points(law, self.points) if self.points else {}
         return fits.FitRequest(
-            law=self.law,
+            law=law,
             project=self.project,
             validation_set=self.validation_set,
             select=self.select.to_select(),
@@ -117,11 +129,74 @@ class FitIn(Request):
             loss_unit=self.loss_unit,
             objective=self.objective.kind,
             delta=self.objective.delta,
-            draws=self.draws,
-            level=self.level,
             seed=self.seed,
             **columns,
         )
+
+
+class FitIn(DataIn):
+    """A law and what it is fitted to: the runs of a project, or points of this body."""
+
+    law: LawNameOrAuto = Field(
+        description="auto: the law that forecasts the larger of these runs best."
+    )
+    draws: int = Field(default=1000, ge=0, le=fits.MAX_DRAWS)
+    level: Level = 0.9
+
+    def to_request(self) -> fits.FitRequest:
+        return replace(self.request_for(self.law), draws=self.draws, level=self.level)
+
+
+class CompareIn(DataIn):
+    """Which laws, and on what: the runs of a project, or points of this body."""
+
+    laws: list[LawName] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Default: every law whose inputs all of these runs have.",
+    )
+
+    def to_request(self) -> fits.FitRequest:
+        return self.request_for(fits.AUTO)
+
+
+class RankedOut(Answer):
+    """error: held-out RMS of ln(loss / predicted), over all cuts; score: with a penalty on many
+    parameters and few runs, what the ranking goes by; bias: the mean, above zero where the law
+    promises too much; worst: the one farthest off."""
+
+    law: str
+    score: float
+    error: float
+    bias: float
+    worst: float
+    n_params: int
+
+
+class SkippedOut(Answer):
+    law: str
+    reason: str
+
+
+class HeldOutOut(Answer):
+    """One cut: how many points the laws were fitted to, and how many they predicted."""
+
+    trained: int
+    predicted: int
+
+
+class CompareOut(Answer):
+    ranked: list[RankedOut] = Field(description="Best first.")
+    skipped: list[SkippedOut]
+    held_out: list[HeldOutOut]
+    n_points: int
+    digest: str
+    n_convention: str
+    flops_convention: str
+    loss_unit: str
+    run_ids: list[int]
+    left_out: list[dict[str, Any]]
 
 
 class FitOut(Timed):
@@ -328,10 +403,15 @@ def columns_of(points: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """The points of a fit: its law's inputs, the losses, run labels and FLOPs where given."""
-    known = laws.find(law)
+    """The points of a fit: its law's inputs (for "auto": those of every law), the losses, run
+    labels and FLOPs where given."""
+    names: Sequence[str]
+    if law == fits.AUTO:
+        names = [name for name in laws.input_names() if name in points[0]]
+    else:
+        names = laws.find(law).input_names
     columns: dict[str, Any] = {
-        "inputs": {name: _column(points, name) for name in known.input_names},
+        "inputs": {name: _column(points, name) for name in names},
         "loss": _column(points, "loss"),
     }
     if "flops" in points[0]:

@@ -1,0 +1,94 @@
+"""Which law forecasts these runs best: every law that they have the inputs of, ranked by its error
+on the larger runs when it has seen the smaller ones only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+import fitting
+from app.services import fits, laws
+from app.services.errors import ServiceError
+from app.services.fits import AUTO, FitRequest, StoredFit
+from fitting import Objective, Runs
+from fitting.compare import Comparison
+from fitting.compare import compare as judge
+
+# Every law is fitted at every cut: what takes a fit a second takes this a minute.
+MAX_POINTS = 5_000
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison with what it was made from: the runs' ids (none for points) and the reasons of
+    those that were left out."""
+
+    comparison: Comparison
+    runs: Runs
+    run_ids: list[int]
+    left_out: list[dict[str, Any]]
+
+    @property
+    def best(self) -> str:
+        return self.comparison.ranked[0].law
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison, with the conventions that its numbers stand on; NaN is null."""
+        document = {
+            **self.comparison.to_dict(),
+            "n_points": self.runs.n_used,
+            "digest": self.runs.digest,
+            "n_convention": self.runs.n_convention,
+            "flops_convention": self.runs.flops_convention,
+            "loss_unit": self.runs.loss_unit,
+            "run_ids": self.run_ids,
+            "left_out": self.left_out,
+        }
+        return dict(fits.finite(document))
+
+
+def compare(
+    connection: Connection, request: FitRequest, names: Sequence[str] | None = None
+) -> Compared:
+    """Rank the laws `names` (default: all that take no input that these runs lack)."""
+    if request.inputs is None:
+        selected = fits.select_runs(connection, None, request)
+        runs, run_ids, left_out = selected.runs, selected.run_ids, selected.left_out
+    else:
+        runs, run_ids, left_out = fits.runs_of_points(None, request), [], []
+    if len(runs) > MAX_POINTS:
+        raise ServiceError(
+            "too_large",
+            f"{len(runs)} points are more than {MAX_POINTS}.",
+            "Compare the laws on fewer of them: one point a run is enough.",
+        )
+    chosen = (
+        [law for law in fitting.LAWS.values() if set(law.input_names) <= set(runs.inputs)]
+        if names is None
+        else [laws.find(name) for name in dict.fromkeys(names)]
+    )
+    if not chosen:
+        raise ServiceError(
+            "invalid",
+            f"No law takes the inputs {', '.join(runs.inputs) or '(none)'} and no others.",
+            "Give N and D; GET /v1/laws lists what each law takes.",
+        )
+    objective = Objective(kind=request.objective, delta=request.delta)  # type: ignore[arg-type]
+    found = judge(runs, chosen, objective=objective, seed=request.seed)
+    return Compared(found, runs, run_ids, left_out)
+
+
+def create_fit(connection: Connection, request: FitRequest) -> StoredFit:
+    """Fit and store. For the law "auto" it is the first of the comparison, and the document says
+    under `compared` which laws were ranked, and how."""
+    if request.law != AUTO:
+        return fits.create(connection, request)
+    found = compare(connection, request)
+    document = {
+        name: part
+        for name, part in found.to_dict().items()
+        if name in ("ranked", "skipped", "held_out")
+    }
+    return fits.create(connection, request, chosen=found.best, more={"compared": document})

@@ -1,0 +1,58 @@
+"""/v1/compare, and the law "auto" of /v1/fits, over HTTP."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from app.services import jobs
+
+FROM_RUNS = {"project": "ladder", "validation_set": "validation"}
+LAWS = ["tied", "kaplan_size", "chinchilla", "data_constrained"]
+
+
+def test_laws_are_ranked_on_runs_and_on_points(client: TestClient, ladder: dict[str, Any]) -> None:
+    by_runs = client.post("/v1/compare", json={**FROM_RUNS, "laws": LAWS})
+    assert by_runs.status_code == 200, by_runs.text
+    found = by_runs.json()
+    scores = [one["score"] for one in found["ranked"]]
+    assert scores == sorted(scores) and {one["law"] for one in found["ranked"]} == set(LAWS[:3])
+    assert found["ranked"][-1]["law"] == "kaplan_size"
+    assert [one["law"] for one in found["skipped"]] == ["data_constrained"]
+    assert found["run_ids"] == ladder["imported"]["run_ids"] and found["n_points"] == 24
+    by_points = client.post("/v1/compare", json={"points": ladder["rows"], "laws": LAWS}).json()
+    assert [one["law"] for one in by_points["ranked"]] == [one["law"] for one in found["ranked"]]
+    assert [one["score"] for one in by_points["ranked"]] == pytest.approx(scores, rel=1e-9)
+
+
+def test_auto_is_answered_now_or_by_a_job(
+    client: TestClient, engine: Engine, ladder: dict[str, Any]
+) -> None:
+    body = {**FROM_RUNS, "law": "auto", "draws": 10}
+    now = client.post("/v1/fits", json=body)
+    assert now.status_code == 201, now.text
+    ranked = now.json()["document"]["compared"]["ranked"]
+    assert now.json()["law"] == ranked[0]["law"]
+    later = client.post("/v1/fits", json=body, headers={"Prefer": "respond-async"})
+    assert later.status_code == 202, later.text
+    job = jobs.perform(engine, later.json()["id"])
+    assert job.result is not None and job.status == "finished"
+    made = client.get(job.result["url"]).json()
+    assert made["document"]["params"] == now.json()["document"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"points": [{"N": 1e8, "D": 1e9, "loss": 3.0}] * 3}, "No law can be judged"),
+        ({"points": [{"x": 1.0, "loss": 3.0}]}, "No law takes"),
+        ({"project": "ladder"}, "validation set"),
+        ({**FROM_RUNS, "laws": ["none"]}, "there is no law"),
+    ],
+)
+def test_a_refusal_says_why(
+    client: TestClient, ladder: dict[str, Any], body: dict[str, Any], says: str
+) -> None:
+    refused = client.post("/v1/compare", json=body)
+    assert refused.status_code == 422 and says in refused.json()["detail"], refused.text
