@@ -424,7 +424,11 @@ def _selection(connection: Connection, project_id: int, request: FitRequest) -> 
 
 
 def _group(row: FitPoint) -> str:
-    """What the bootstrap resamples: rows that an import gave one run label go together."""
+    """What the bootstrap resamples: what shares a history goes together. That is the branches of
+    one trunk (the same weights up to where they part, so the same luck), and the rows that an
+    import gave one run label."""
+    if row.kind == "branch" and row.parent_run_id is not None:
+        return f"run {row.parent_run_id}"
     return f"run {row.run_id}" if row.label is None else f"label {row.label}"
 
 

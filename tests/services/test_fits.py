@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 
 from app.errors import ServiceError
 from app.importers import read_rows
 from app.services import fits, imports, predictions, projects
 from app.services.fits import FitRequest, Select
+from app.storage.tables import runs
 from tests.services.conftest import CHINCHILLA, chinchilla_rows, project_with_runs
 
 
@@ -147,3 +148,20 @@ def test_integer_columns_do_not_overflow(connection: Connection) -> None:
     assert np.allclose(sorted(stored), sorted(6.0 * r["N"] * r["D"] for r in rows))
     fit = fits.create(connection, from_database("large"))
     assert fit.document["data"]["compute"][1] == pytest.approx(4.2e23)
+
+
+def test_branches_of_one_trunk_are_resampled_together(connection: Connection) -> None:
+    """They share weights up to where they part: four trunks are four draws of luck, not 24."""
+    imported = project_with_runs(connection, "trunks", noise=0.002)
+    trunks = imported.run_ids[::6]
+    for place, run_id in enumerate(imported.run_ids):
+        connection.execute(
+            update(runs)
+            .where(runs.c.id == run_id)
+            .values(kind="branch", parent_run_id=trunks[place // 6])
+        )
+    fit = fits.create(
+        connection,
+        FitRequest(law="chinchilla", project="trunks", validation_set="validation", draws=20),
+    )
+    assert (fit.document["n_points"], fit.document["n_runs"]) == (24, 4)

@@ -136,7 +136,7 @@ def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
         next_id = lab.submit("after Postgres", config(corpus, **NO_COOLDOWN))
         assert lab.wait_ended(next_id).status == "finished"
     run = lab.run(run_id)
-    assert (run.status, run.attempt) == ("finished", 1)  # it trained on, and nobody took it for dead
+    assert (run.status, run.attempt) == ("finished", 1)  # training went on
     assert lab.curve(run_id) == undisturbed
     engine.dispose()
 
