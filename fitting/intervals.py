@@ -4,7 +4,7 @@
 |---|---|---|
 | `bootstrap` | runs are independent draws | the default for parameters |
 | `sandwich` | as above, and smoothness | when there is no time for resamples |
-| `profile` (lmfit) | independent, identical, normal errors | the shape of one parameter's valley |
+| `fitting.profile` | independent, identical, normal errors | the shape of one parameter's valley |
 | `calibrate` | the future errs as the recent past did | prediction beyond the data |
 
 The bootstrap alone covers a third of real held-out larger runs at a nominal 95 %: it knows how the

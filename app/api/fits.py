@@ -14,6 +14,7 @@ from app.api.schemas.fits import (
     AllocationOut,
     CompareIn,
     CompareOut,
+    DiagnosticsOut,
     FitIn,
     FitOut,
     FitPoints,
@@ -25,7 +26,17 @@ from app.api.schemas.fits import (
     PredictionOut,
 )
 from app.api.schemas.jobs import JobOut
-from app.services import allocations, comparisons, fits, forecasts, jobs, laws, paging, predictions
+from app.services import (
+    allocations,
+    comparisons,
+    diagnostics,
+    fits,
+    forecasts,
+    jobs,
+    laws,
+    paging,
+    predictions,
+)
 
 router = APIRouter(prefix="/v1", route_class=IdempotentRoute, dependencies=[READ])
 RESPOND_ASYNC = "respond-async"
@@ -137,6 +148,14 @@ def get_fit_points(fit_id: Id, database: DatabaseDep) -> FitPoints:
         return FitPoints.model_validate(
             {"fit_id": fit_id, "points": fits.points_of(connection, fit_id)}
         )
+
+
+@router.get("/fits/{fit_id}/diagnostics", tags=["fits"])
+def get_fit_diagnostics(fit_id: Id, database: DatabaseDep) -> DiagnosticsOut:
+    """What stands behind a fit: residuals, intervals by three methods, the compute optimum by all
+    of Hoffmann et al.'s approaches. 409 where its runs have changed since."""
+    with database.begin() as connection:
+        return DiagnosticsOut.model_validate(diagnostics.diagnose(connection, fit_id))
 
 
 @router.post("/predictions", tags=["predictions"])

@@ -224,6 +224,38 @@ def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
     ]
 
 
+def runs_of(connection: Connection, fit_id: int) -> tuple[Runs, list[dict[str, Any]]]:
+    """The runs that a fit was made from, as they are today, and `points_of` in the same order.
+
+    ServiceError (conflict) where they have gone, or have changed since: a fit keeps its digest.
+    """
+    stored = _stored(connection, fit_id)
+    request = request_from(stored.request)
+    law = laws.find(stored.law)
+    points = points_of(connection, fit_id)
+    runs: Runs | None
+    if request.inputs is not None:
+        runs = runs_of_points(law, request)
+    else:
+        used = set(stored.run_ids)
+        assert stored.project_id is not None, "a fit of runs has a project"
+        rows = [
+            row
+            for row in _selection(connection, stored.project_id, request).points
+            if row.run_id in used
+        ]
+        known = all(input_of(row, one) is not None for row in rows for one in law.input_names)
+        runs = _runs_of_rows(rows, law.input_names, request) if rows and known else None
+    if runs is None or runs.digest != stored.digest:
+        raise ServiceError(
+            "conflict",
+            f"The runs of fit {fit_id} have changed since, or are gone.",
+            "Fit them again, and ask about the new fit.",
+            value=fit_id,
+        )
+    return runs, points
+
+
 def select_runs(connection: Connection, law: Law | None, request: FitRequest) -> Selected:
     """The runs that the request asks for, checked: one recipe, one loss unit, one way to count.
 

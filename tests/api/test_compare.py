@@ -56,3 +56,14 @@ def test_a_refusal_says_why(
 ) -> None:
     refused = client.post("/v1/compare", json=body)
     assert refused.status_code == 422 and says in refused.json()["detail"], refused.text
+
+
+def test_diagnostics_of_a_fit(client: TestClient, ladder: dict[str, Any]) -> None:
+    answer = client.get(f"/v1/fits/{ladder['fit']['id']}/diagnostics")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert len(found["residuals"]) == 24 and 0.001 < found["noise"] < 0.004
+    for one in found["parameters"]:
+        assert one["value"] == ladder["fit"]["document"]["params"][one["name"]]
+        assert one["profile"]["lower"] < one["value"] < one["profile"]["upper"]
+    assert client.get("/v1/fits/999/diagnostics").status_code == 404

@@ -225,6 +225,76 @@ class FitPoints(Answer):
     points: list[FitPointOut]
 
 
+class ResidualOut(Answer):
+    """residual: ln(loss / law); deviations: the same in units of `noise`; suspect: beyond five."""
+
+    run_id: int | None
+    run: str | None
+    inputs: dict[str, float]
+    loss: float
+    law: float
+    residual: float
+    deviations: float | None
+    suspect: bool
+    left_out: str | None
+
+
+class IntervalOut(Answer):
+    """interval is null where there is none; `reason` says why."""
+
+    interval: tuple[float | None, float | None] | None
+    method: str | None = None
+    reason: str | None = None
+
+
+class ProfileOut(Answer):
+    """The parameter held at `values` and all others refitted: `statistic` is zero at the fit and
+    `threshold` at the ends of the interval; an end that was not met is null."""
+
+    lower: float | None
+    upper: float | None
+    values: list[float]
+    statistic: list[float]
+    threshold: float
+
+
+class DiagnosedParameter(Answer):
+    name: str
+    value: float
+    draws: IntervalOut
+    sandwich: IntervalOut
+    profile: ProfileOut | None
+    profile_reason: str | None
+
+
+class CorrelationsOut(Answer):
+    """matrix: of the draws, [] without any; parameters `on_log_scale` as their logarithms."""
+
+    names: list[str]
+    on_log_scale: list[str]
+    matrix: list[list[float | None]]
+    condition: float | None
+
+
+class DiagnosticsOut(Answer):
+    """noise: of one run about the law, a standard deviation in log loss. isoflop: for a law of N
+    and D, each approach to the compute optimum with its power laws, or `refused`."""
+
+    fit_id: int
+    law: str
+    status: str
+    message: str
+    level: float
+    warnings: list[dict[str, Any]]
+    noise: float | None
+    residuals: list[ResidualOut]
+    parameters: list[DiagnosedParameter]
+    correlations: CorrelationsOut
+    certificate: dict[str, float | None]
+    calibration: dict[str, float | None]
+    isoflop: list[dict[str, Any]]
+
+
 class LawOut(Answer):
     name: str
     title: str
