@@ -69,7 +69,8 @@ function quantity(value, unit = "", digits = 3) {
     if (value < 1e15)
       return letter ? (value / LETTERS[letter]).toPrecision(digits) + letter : value.toFixed();
   } else if (unit !== "FLOPs" && value >= 1e-4 && value < 1e6) {
-    return String(Number(value.toPrecision(digits)));
+    return value.toLocaleString("en", {
+      minimumSignificantDigits: digits, maximumSignificantDigits: digits });
   }
   const [head, power] = value.toExponential(digits - 1).split("e");
   const raised = [...String(Number(power))].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
@@ -78,7 +79,7 @@ function quantity(value, unit = "", digits = 3) {
 
 function reach(values) {
   const beyond = Object.entries(values).filter(([, times]) => times > 1 + 1e-9)
-    .map(([name, times]) => `${quantity(times, "", 2)}× in ${name}`);
+    .map(([name, times]) => `${quantity(times, "", times < 100 ? 2 : 3)}× in ${name}`);
   return beyond.length ? beyond.join(", ") + " beyond the largest run" : "within the range of the runs";
 }
 

@@ -1,0 +1,262 @@
+"""The dashboard as people meet it: a real server, a real database, a real browser.
+
+Opens the pages, draws their figures, moves a slider, and holds that nothing is asked of any other
+machine and that no script complains.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app.settings import Settings
+from fitting import AllocationProblem, allocate
+from tests.dashboard.seeded import Seeded, seed
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="no chromium: apt-get install chromium (`make test` does it where it is root)",
+    ),
+]
+SERVER = """
+import sys, uvicorn
+from app.main import create_app
+from app.settings import Settings
+settings = Settings(data_dir=sys.argv[1])
+uvicorn.run(create_app(settings), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+"""
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 180_000
+"""Wall time on a machine that does other things as well; a page is drawn in about a second."""
+
+
+@pytest.fixture(scope="module")
+def seeded(engine: Engine) -> Seeded:
+    with engine.begin() as connection:
+        return seed(connection)
+
+
+@pytest.fixture(scope="module")
+def address(
+    settings: Settings, seeded: Seeded, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The whole application in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(settings.data_dir), str(port)],
+            env={**os.environ, "DATABASE_URL": str(settings.database_url)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(720):
+            if server.poll() is not None:
+                pytest.fail(f"the server ended:\n{log.read_text()[-3000:]}")
+            try:
+                urllib.request.urlopen(f"{url}/laws", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail(f"the server did not answer:\n{log.read_text()[-3000:]}")
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@dataclass
+class Visit:
+    """A page in the browser and everything it asked for or complained about."""
+
+    page: "playwright.Page"
+    address: str
+    folder: Path
+    complaints: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.address + path, timeout=PATIENCE_MS)
+
+    def drawn(self, figure: str) -> int:
+        """Wait until the figure is drawn; how many traces it shows."""
+        self.page.wait_for_selector(f"#{figure} .main-svg", timeout=PATIENCE_MS)
+        return int(self.page.evaluate("id => document.getElementById(id).data.length", figure))
+
+    def picture(self, name: str) -> None:
+        path = self.folder / f"{name}.png"
+        self.page.screenshot(path=path, full_page=True)
+        assert path.stat().st_size > 20_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture
+def visit(browser: "playwright.Browser", address: str, pictures: Path) -> Iterator[Visit]:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(PATIENCE_MS)
+    # waits by locator only: wait_for_function evaluates a string, which the pages' policy forbids
+    expect.set_options(timeout=PATIENCE_MS)
+    visit = Visit(page, address, pictures)
+
+    def said(message: "playwright.ConsoleMessage") -> None:
+        if message.type in ("error", "warning"):
+            visit.complaints.append(message.text)
+
+    page.on("console", said)
+    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    page.on("request", lambda request: visit.hosts.add(urlsplit(request.url).netloc))
+    yield visit
+    page.close()
+    assert visit.complaints == []
+    assert visit.hosts <= {urlsplit(address).netloc, ""}, "a request left this machine"
+
+
+def test_overview(visit: Visit, seeded: Seeded) -> None:
+    visit.open("/")
+    assert visit.drawn("forecasts") >= 3
+    assert visit.drawn("fitted") > 6
+    visit.picture("overview")
+
+
+def test_fit(visit: Visit, seeded: Seeded) -> None:
+    visit.open(f"/fits/{seeded.fit_id}")
+    for figure in ("fitted", "isoflop", "contour", "residuals", "draws"):
+        assert visit.drawn(figure) > 0
+    titles = visit.page.locator("#contour .xtitle, #contour .ytitle").all_text_contents()
+    assert titles == ["N (parameters)", "D (tokens)"]
+    visit.picture("fit")
+
+
+def test_predict_answers_while_a_slider_moves(visit: Visit, seeded: Seeded) -> None:
+    visit.open(f"/predict?fit={seeded.fit_id}")
+    visit.drawn("answer")
+    page = visit.page
+    before = page.locator('[data-out="N"]').inner_text()
+    page.evaluate("window.stayed = true")
+    slider = page.locator('input[type=range][data-for="budget"]')
+    slider.evaluate(
+        "(element, at) => { element.value = at; element.dispatchEvent(new Event('input')); }", 24
+    )
+    expect(page.locator('[data-out="N"]')).not_to_have_text(before)
+    assert page.evaluate("window.stayed"), "the page was loaded again"
+    shown = float(page.locator('[data-out="N"]').get_attribute("title") or "nan")
+    # a slider stops at its own steps; the field beside it says where
+    budget = float(page.locator("#budget").input_value())
+    assert budget == pytest.approx(1e24, rel=0.02)
+    best = allocate(AllocationProblem(seeded.fit, budget)).optimal
+    assert shown == pytest.approx(best["N"], rel=1e-6)
+    loss = page.locator('[data-out="best-interval"]').inner_text()
+    assert loss == f"[{best['lower']:.3f}, {best['upper']:.3f}]"
+    assert "beyond the largest run" in page.locator('[data-out="best-reach"]').inner_text()
+    # what the script writes is what the server writes for the same question
+    texts = page.locator("[data-out]").all_inner_texts()
+    page.reload()
+    assert page.locator("[data-out]").all_inner_texts() == texts
+    visit.picture("predict")
+
+
+def test_a_bad_number_is_answered_in_words(visit: Visit, seeded: Seeded) -> None:
+    visit.open(f"/predict?fit={seeded.fit_id}")
+    visit.page.fill("#N", "-5")
+    expect(visit.page.locator("[data-state]")).not_to_be_empty()
+    visit.complaints.clear()  # the browser itself reports the refusal, a 422
+
+
+def test_a_live_run_follows_its_curve(visit: Visit, seeded: Seeded, engine: Engine) -> None:
+    """New points appear by themselves, and the end of the run ends the watching."""
+    visit.open(f"/runs/{seeded.live_run_id}")
+    visit.drawn("run")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into curve_points (run_id, step, tokens, loss, lr) values (:i, 1500, "
+                "3.75e10, 2.7, 3e-4)"
+            ),
+            {"i": seeded.live_run_id},
+        )
+        connection.execute(
+            text("update runs set step = 1500 where id = :i"), {"i": seeded.live_run_id}
+        )
+    expect(visit.page.locator("[data-live-step]")).to_have_text("1,500")
+    last = visit.page.evaluate("Array.from(document.getElementById('run')._fullData[0].x).pop()")
+    assert last == pytest.approx(3.75e10)
+    with engine.begin() as connection:
+        connection.execute(
+            text("update runs set status = 'finished', step = 2000 where id = :i"),
+            {"i": seeded.live_run_id},
+        )
+    visit.page.wait_for_selector(".badge.good")
+    assert visit.page.locator("[data-live]").count() == 0
+    visit.picture("run")
+
+
+def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
+    browser: "playwright.Browser", address: str, seeded: Seeded
+) -> None:
+    page = browser.new_page(viewport={"width": 800, "height": 900}, color_scheme="dark")
+    for path in (
+        "/",
+        "/runs",
+        f"/sweeps/{seeded.sweep_id}",
+        "/fits",
+        f"/fits/{seeded.fit_id}",
+        "/predict",
+        "/forecasts",
+        "/laws",
+        "/laws/chinchilla",
+        "/sign-in",
+    ):
+        page.goto(address + path, timeout=PATIENCE_MS)
+        for figure in page.locator("[data-figure]").all():
+            figure.locator(".main-svg").first.wait_for(timeout=PATIENCE_MS)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 800, path
+        ink = page.evaluate("getComputedStyle(document.body).color")
+        assert ink == "rgb(231, 233, 235)"
+    page.close()
