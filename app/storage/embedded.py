@@ -129,8 +129,7 @@ def _launch(data_dir: Path, user: str | None, options: Mapping[str, str]) -> Non
     programs = _programs(data_dir.parent, user)
     _make_data_dir(data_dir, programs, user)
     socket_dir = _socket_dir(data_dir, user)
-    for lock_file in (data_dir / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock"):
-        _forget_stale_pid(lock_file)
+    lock_files = (data_dir / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock")
     settings = {
         "listen_addresses": "",
         "port": str(PORT),
@@ -142,15 +141,18 @@ def _launch(data_dir: Path, user: str | None, options: Mapping[str, str]) -> Non
     arguments = " ".join(f"-c {shlex.quote(f'{name}={settings[name]}')}" for name in settings)
     deadline = time.monotonic() + START_SECONDS
     while True:
+        for lock_file in lock_files:
+            _forget_stale_pid(lock_file)
         failure = _run(
             programs / "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(data_dir),
             "-l", str(data_dir / "log"), "-o", arguments, user=user, cwd=data_dir,
         )  # fmt: skip
         if failure is None:
             return
-        # after kill -9 the old server's children hold its shared memory for a moment
+        # after kill -9 the old server takes a moment to die, and its children hold shared memory
         said = _tail(data_dir)
-        if "shared memory" not in said or time.monotonic() > deadline:
+        dying = "shared memory" in said or "already exists" in said
+        if not dying or time.monotonic() > deadline:
             raise EmbeddedServerError(f"Postgres did not start in {data_dir}: {failure}\n{said}")
         time.sleep(0.2)
 
