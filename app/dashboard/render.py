@@ -142,8 +142,9 @@ def missing(request: Request, what: str, where: str) -> HTMLResponse:
 
 def export_html(figure: go.Figure, name: str) -> Response:
     """One self-contained file (plotly.js inside, about 5 MB) that opens without a server."""
+    # a copy: plotly takes entries out of the configuration that it is given
     return Response(
-        figure.to_html(include_plotlyjs=True, full_html=True, config=CONFIG),
+        figure.to_html(include_plotlyjs=True, full_html=True, config=dict(CONFIG)),
         media_type="text/html",
         headers={"Content-Disposition": f'attachment; filename="{name}.html"'},
     )

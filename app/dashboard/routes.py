@@ -2,11 +2,21 @@
 
 from fastapi import APIRouter
 
-from app.dashboard.pages import fits, forecasts, laws, overview, predict, runs, sign_in, static
+from app.dashboard.pages import (
+    comparisons,
+    fits,
+    forecasts,
+    laws,
+    overview,
+    predict,
+    runs,
+    sign_in,
+    static,
+)
 
 router = APIRouter(include_in_schema=False)
 """Pages with data: include it behind whatever decides who may read."""
-for _page in (overview, runs, fits, predict, forecasts, laws):
+for _page in (overview, runs, fits, predict, forecasts, laws, comparisons):
     router.include_router(_page.router)
 
 public_router = APIRouter(include_in_schema=False)

@@ -64,7 +64,7 @@ def seed(connection: Connection, project: str = "epoch-like", draws: int = 200) 
         for n, d, l in zip(N, D, loss, strict=True)
     ]
     live = _run(connection, project_id, sweep_id, "still-training", 1e9, 5e10, None)
-    runs = Runs({"N": N, "D": D}, loss)
+    runs = Runs({"N": N, "D": D}, loss, run=[f"run {one}" for one in run_ids])
     fitted = fit(law, runs, draws=draws)
     fit_id = _one(
         connection,

@@ -139,3 +139,22 @@ def test_figures_travel_as_json_that_no_script_element_can_be_left_with() -> Non
     document = str(for_script(figure_json(figure)))
     assert "</" not in document and "<script" not in document
     assert math.isclose(figure.data[0].x[0], 2.0)
+
+
+def test_a_profile_meets_its_threshold_at_the_ends_of_its_interval() -> None:
+    at = np.linspace(-2.0, 2.0, 9)
+    valley = figures.Valley("alpha", 0.35, 0.35 + 0.01 * at, at**2, 2.7, 0.333, 0.366)
+    figure = figures.profiles([valley, valley], 0.9)
+    curve = named(figure, "profile")
+    assert list(curve.y) == pytest.approx(np.abs(at))  # type: ignore[attr-defined]
+    assert figure.layout.shapes[0].y0 == pytest.approx(math.sqrt(2.7))
+    assert figure.layout.xaxis.title.text == "alpha"
+
+
+def test_the_ranking_keeps_its_order_from_the_top() -> None:
+    rows = [figures.Standing("tied", 0.003, 0.004), figures.Standing("kaplan", 0.06, 0.08)]
+    figure = figures.ranking(rows)
+    assert figure.layout.yaxis.autorange == "reversed"
+    error = named(figure, "held-out error")
+    assert list(error.y) == ["tied", "kaplan"]  # type: ignore[attr-defined]
+    assert list(error.x) == pytest.approx([0.3, 6.0])  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from fitting.law import Input, Law, Param
 from fitting.links import LOG
 from tests.dashboard.seeded import Seeded
 
-PAGES = ("/", "/runs", "/fits", "/predict", "/forecasts", "/laws")
+PAGES = ("/", "/runs", "/fits", "/predict", "/forecasts", "/laws", "/compare")
 
 
 def page(pages: TestClient, address: str, status: int = 200) -> str:
@@ -78,9 +78,34 @@ class TestSeeded:
             low, high = seeded.fit.intervals()[name]
             assert f'title="{value}"' in shown
             assert f'title="[{low}, {high}]"' in shown
-        for name in ("fitted", "residuals", "isoflop", "contour", "draws"):
+        for name in ("fitted", "residuals", "isoflop", "contour", "draws", "profiles"):
             assert f'id="{name}-data"' in shown
         assert seeded.fit.data.digest in shown
+
+    def test_a_fit_shows_three_methods_and_the_approaches(
+        self, pages: TestClient, seeded: Seeded
+    ) -> None:
+        shown = page(pages, f"/fits/{seeded.fit_id}")
+        for word in ("Sandwich", "Profile likelihood", "parabola", "parametric", "interpolated"):
+            assert word in shown
+        figure = pages.get(f"/fits/{seeded.fit_id}/figures/profiles.json").json()
+        marks = [t["x"][0] for t in figure["data"] if t["name"] == "fit"]
+        assert marks == list(seeded.fit.params.values())
+
+    def test_laws_are_ranked_on_the_runs_of_a_fit_and_of_a_project(
+        self, pages: TestClient, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        some = {name: fitting.LAWS[name] for name in ("chinchilla", "tied", "kaplan_size")}
+        for name in set(fitting.LAWS) - set(some):
+            monkeypatch.delitem(fitting.LAWS, name)
+        of_fit = page(pages, f"/compare?fit={seeded.fit_id}")
+        of_project = page(pages, f"/compare?project={seeded.project}&validation_set=english")
+        for shown in (of_fit, of_project):
+            assert 'id="ranking-data"' in shown and "Held-out error" in shown
+            order = re.findall(r'<th scope="row"><a href="/laws/(\w+)">', shown)
+            assert set(order) == set(some) and order[-1] == "kaplan_size"
+        for query in ("fit=999", "fit=x", "project=none", f"project={seeded.project}"):
+            assert 'class="notice"' in page(pages, f"/compare?{query}")
 
     def test_predict_says_what_the_fit_says(self, pages: TestClient, seeded: Seeded) -> None:
         shown = page(pages, f"/predict?fit={seeded.fit_id}&N=70B&D=1.4T&budget=5.76e23")

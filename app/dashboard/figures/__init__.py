@@ -11,6 +11,8 @@ a law by name: what the axes are called and which units they carry comes in as `
 | `contour` | loss over (N, D) and the compute-optimal path with its uncertainty |
 | `valley` | loss along one budget: how much a smaller model costs |
 | `draws` | parameters of the resampled fits, pair by pair |
+| `profiles` | how much worse the fit gets when a parameter is held elsewhere |
+| `ranking` | laws by their forecasts of larger runs |
 | `run`, `curves` | one training run; many over each other |
 | `forecasts` | what was forecast and what came |
 """
@@ -20,6 +22,8 @@ from app.dashboard.figures.draws import draws
 from app.dashboard.figures.fitted import fitted, residuals
 from app.dashboard.figures.forecasts import Forecast, forecasts
 from app.dashboard.figures.isoflop import isoflop, valley
+from app.dashboard.figures.profiles import Valley, profiles
+from app.dashboard.figures.ranking import Standing, ranking
 from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves, run
 from app.dashboard.figures.values import Cloud, Line, Quantity
 
@@ -33,12 +37,16 @@ __all__ = [
     "Line",
     "Path",
     "Quantity",
+    "Standing",
+    "Valley",
     "contour",
     "curves",
     "draws",
     "fitted",
     "forecasts",
     "isoflop",
+    "profiles",
+    "ranking",
     "residuals",
     "run",
     "valley",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,28 +13,38 @@ from sqlalchemy import Connection
 
 from app.dashboard import figures, render, surface, text
 from app.dashboard.figures import Quantity
+from app.dashboard.pages import comparisons
 from app.dashboard.pages.allocations import exponents, ladder
 from app.dashboard.pages.database import reading
 from app.dashboard.pages.laws import formula_of
 from app.dashboard.surface import Points
+from app.services import diagnostics
 from app.services import fits as service
+from app.services.errors import ServiceError
 from app.storage import overview as storage
-from fitting import LAWS, Fit, FittingError
+from fitting import LAWS, Fit, FittingError, Runs
 
 router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True)
 class OpenFit:
-    """A stored fit, read back: its row, the fit itself, its points (none where they are gone)."""
+    """A stored fit, read back: its row, the fit itself, its points (none where they are gone).
+    runs: None where they are not what they were when it was made."""
 
     row: dict[str, Any]
     fit: Fit
     points: Points
+    runs: Runs | None = None
 
     @property
     def id(self) -> int:
         return int(self.row["id"])
+
+    @cached_property
+    def parameters(self) -> list[dict[str, Any]]:
+        """Each parameter's intervals side by side; [] without the runs."""
+        return [] if self.runs is None else diagnostics.parameters(self.fit, self.runs)
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,11 @@ def open_fit(connection: Connection, fit_id: int) -> OpenFit | None:
         [point["run_id"] for point in found],
         np.array([index not in fit.data.dropped for index in range(len(found))], bool),
     )
-    return OpenFit(row, fit, points)
+    try:
+        runs = service.runs_of(connection, fit_id)[0]
+    except (ServiceError, FittingError):
+        runs = None
+    return OpenFit(row, fit, points, runs)
 
 
 @router.get("/fits")
@@ -140,6 +154,8 @@ def _makers(opened: OpenFit) -> dict[str, Callable[[], Drawn]]:
         makers["residuals"] = lambda: _residuals(opened)
     if len(opened.fit.draws):
         makers["draws"] = lambda: _draws(opened)
+    if opened.runs is not None and any(one["profile"] for one in opened.parameters):
+        makers["profiles"] = lambda: _profiles(opened)
     return makers
 
 
@@ -264,6 +280,39 @@ def _draws(opened: OpenFit) -> Drawn:
     )
 
 
+def _profiles(opened: OpenFit) -> Drawn:
+    fit = opened.fit
+    intervals = fit.intervals()
+    valleys = []
+    for one in opened.parameters:
+        shape = one["profile"]
+        if shape is None:
+            continue
+        values = np.array(shape["values"])
+        log = bool((values > 0).all() and np.ptp(np.log10(values)) > 0.5)
+        valleys.append(
+            figures.Valley(
+                one["name"],
+                one["value"],
+                values,
+                np.array(shape["statistic"]),
+                shape["threshold"],
+                shape["lower"],
+                shape["upper"],
+                intervals.get(one["name"]),
+                log,
+            )
+        )
+    return Drawn(
+        "profiles",
+        "Profiles of the parameters",
+        "How far the fit gets worse, in standard deviations, when one parameter is held and the "
+        f"others are refitted; below the dotted line is its {fit.level:.0%} interval, the grey bar "
+        "that of the draws. A flat or one-sided valley is a parameter that these runs do not know.",
+        figures.profiles(valleys, fit.level),
+    )
+
+
 def summary(opened: OpenFit) -> dict[str, Any]:
     """The few facts that the overview shows."""
     fit = opened.fit
@@ -306,6 +355,10 @@ def description(opened: OpenFit) -> dict[str, Any]:
             for name, value in fit.params.items()
         ],
         "facts": facts(opened),
+        "method": fit.interval_method,
+        "methods": methods(opened),
+        "approaches": approaches(opened),
+        "compared": compared(opened),
         "points": [
             {
                 "label": points.labels[i],
@@ -320,6 +373,39 @@ def description(opened: OpenFit) -> dict[str, Any]:
         "no_figures": "The points of this fit are not stored any more, or its law takes inputs "
         "that are no plain numbers.",
     }
+
+
+def methods(opened: OpenFit) -> list[dict[str, Any]]:
+    """Each parameter's interval by the draws, the sandwich and the profile, in this order."""
+    nothing = (None, None)
+    return [
+        {
+            "name": one["name"],
+            "intervals": [
+                one["draws"]["interval"] or nothing,
+                one["sandwich"]["interval"] or nothing,
+                (one["profile"]["lower"], one["profile"]["upper"]) if one["profile"] else nothing,
+            ],
+        }
+        for one in opened.parameters
+    ]
+
+
+def approaches(opened: OpenFit) -> list[dict[str, Any]]:
+    """Hoffmann et al.'s approaches on these runs; [] where none applies."""
+    if opened.runs is None:
+        return []
+    found = service.finite(diagnostics.isoflop(opened.fit, opened.runs))
+    return [
+        one | {"budgets": "" if one["method"] == "envelope" else len(one.get("optima", ()))}
+        for one in found
+    ]
+
+
+def compared(opened: OpenFit) -> dict[str, Any] | None:
+    """The ranking that a fit of the law `auto` keeps."""
+    kept = opened.row["document"].get("compared")
+    return None if kept is None else comparisons.standing(kept)
 
 
 def facts(opened: OpenFit) -> list[tuple[str, str, str | None]]:
