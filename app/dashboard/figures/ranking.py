@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -35,12 +36,15 @@ def ranking(rows: Sequence[Standing]) -> go.Figure:
         hoverinfo="skip",
         showlegend=False,
     )
-    for x, label, mark in (
+    marks: list[tuple[list[float], str, dict[str, Any]]] = [
         (error, "held-out error", {"size": 9, "color": ACCENT}),
-        (score, "score, with the penalty on many parameters and few runs", {"size": 9}),
-    ):
-        if mark.get("color") is None:
-            mark |= {"symbol": "line-ns", "line": {"width": 2, "color": MUTED}}
+        (
+            score,
+            "score, with the penalty on many parameters and few runs",
+            {"size": 9, "symbol": "line-ns", "line": {"width": 2, "color": MUTED}},
+        ),
+    ]
+    for x, label, mark in marks:
         figure.add_scatter(
             x=x,
             y=names,
