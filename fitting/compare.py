@@ -9,29 +9,36 @@ parameters (Akaike 1969, Ann. Inst. Stat. Math. 21:243), which grows where n is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fitting.errors import FittingError
-from fitting.fit import fit
+from fitting.fit import Fit, fit
 from fitting.law import Law
+from fitting.laws import get_law
 from fitting.links import Floats
 from fitting.objective import Objective
+from fitting.predict import Prediction
 from fitting.runs import Runs
 
 # Shares of the runs, by number, that are trained on. Below half too little is known of the curve;
 # above four fifths too few runs are left to judge by (guess).
 CUTS = (0.5, 0.65, 0.8)
 
+# How sharply the stack prefers the better law: weight ~ score**-SHARPNESS (a guess: a law with
+# 1.5 times the score counts a fifth). Laws below LEAST are left out of it.
+SHARPNESS = 4.0
+LEAST = 0.05
+
 
 @dataclass(frozen=True)
 class Ranked:
     """One law's record. error: held-out RMS of ln(loss / predicted), over all cuts, before the
     penalty; score: with it, what the ranking goes by; bias: mean of ln(loss / predicted), above
-    zero where the law promises too much."""
+    zero where the law promises too much; weight: in the stack, all of them add up to one."""
 
     law: str
     score: float
@@ -39,6 +46,7 @@ class Ranked:
     bias: float
     worst: float
     n_params: int
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,57 @@ def compare(
         )
     ranked.sort(key=lambda one: (one.score, one.n_params, one.law))
     sizes = tuple((int(small.sum()), int((~small).sum())) for small in splits)
-    return Comparison(tuple(ranked), skipped, sizes)
+    share = np.array([max(one.score, 1e-12) for one in ranked])
+    share = (share.min() / share) ** SHARPNESS
+    share = np.where(share < LEAST * share.sum(), 0.0, share)
+    weighed = [
+        replace(one, weight=float(w)) for one, w in zip(ranked, share / share.sum(), strict=True)
+    ]
+    return Comparison(tuple(weighed), skipped, sizes)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Fits to all runs, averaged with the weights of a comparison; `stack` makes one."""
+
+    fits: tuple[Fit, ...]
+    weights: tuple[float, ...]
+
+    def predict(self, inputs: Mapping[str, ArrayLike], level: float | None = None) -> Prediction:
+        """The weighted geometric mean of the laws' predictions; the half-widths of its interval are
+        their mean and the scatter between the laws, in quadrature. Reach is the first law's."""
+        each = [one.predict(inputs, level) for one in self.fits]
+        w = np.array(self.weights)[:, None]
+        logs = np.log(np.stack([p.value for p in each]))
+        middle = (w * logs).sum(axis=0)
+        apart = (w * (logs - middle) ** 2).sum(axis=0)
+        low = (w * np.log(np.stack([p.value / p.lower for p in each]))).sum(axis=0)
+        high = (w * np.log(np.stack([p.upper / p.value for p in each]))).sum(axis=0)
+        return replace(
+            each[0],
+            value=np.exp(middle),
+            lower=np.exp(middle - np.sqrt(low**2 + apart)),
+            upper=np.exp(middle + np.sqrt(high**2 + apart)),
+            law="stack of " + ", ".join(one.law.name for one in self.fits),
+        )
+
+
+def stack(
+    runs: Runs,
+    comparison: Comparison,
+    *,
+    objective: Objective | None = None,
+    draws: int = 200,
+    level: float = 0.9,
+    seed: int = 0,
+) -> Stack:
+    """Every law of the comparison that has a weight, fitted to all of `runs`."""
+    chosen = [one for one in comparison.ranked if one.weight > 0]
+    fits = tuple(
+        fit(get_law(one.law), runs, objective=objective, draws=draws, level=level, seed=seed)
+        for one in chosen
+    )
+    return Stack(fits, tuple(one.weight for one in chosen))
 
 
 def _split(runs: Runs, share: float) -> NDArray[np.bool_] | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fitting import LAWS, FittingError, Runs
-from fitting.compare import compare
+from fitting.compare import compare, stack
 from tests.fitting.data import column, rows
 
 POWER_LAWS = [
@@ -70,3 +70,24 @@ def test_on_the_published_figure_two_terms_beat_one() -> None:
     errors = {one.law: one.error for one in compare(runs, POWER_LAWS).ranked}
     assert errors["chinchilla"] < 0.015
     assert min(errors["kaplan_size"], errors["kaplan_data"]) > 3 * errors["chinchilla"]
+
+
+def test_the_stack_forecasts_about_as_well_as_the_best_law() -> None:
+    """Trained on the smaller two thirds, held against the truth of the larger third."""
+    whole, quiet = grid("chinchilla", 0.003, 3), grid("chinchilla", 0.0, 3)
+    small = np.arange(len(whole)) < 24
+    runs = whole.select(small)
+    found = compare(runs, POWER_LAWS)
+    assert sum(one.weight for one in found.ranked) == pytest.approx(1.0)
+    assert found.ranked[0].weight == max(one.weight for one in found.ranked)
+    several = stack(runs, found, draws=40)
+    assert len(several.fits) == sum(one.weight > 0 for one in found.ranked)
+    at = {name: column[~small] for name, column in whole.inputs.items()}
+    p = several.predict(at)
+    assert (p.lower < p.value).all() and (p.value < p.upper).all()
+
+    def error(value: np.ndarray) -> float:
+        return float(np.sqrt(np.mean(np.log(value / quiet.loss[~small]) ** 2)))
+
+    alone = [error(one.predict(at).value) for one in several.fits]
+    assert error(p.value) <= max(alone) and error(p.value) < 0.02

@@ -172,6 +172,7 @@ class RankedOut(Answer):
     bias: float
     worst: float
     n_params: int
+    weight: float = Field(description="In the stack: better laws count more; adds up to one.")
 
 
 class SkippedOut(Answer):
