@@ -5,8 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The demo's database, corpora and checkpoints; `make clean-demo` removes the folder.
-DEMO_DIR ?= $(CURDIR)/.scalewright
+# The demo's database, corpora and checkpoints; `make clean-demo` removes the folder. As root the
+# embedded Postgres runs as a system user, to whom root's home is closed: then it lies outside.
+ROOTS_HOME := $(and $(filter 0,$(shell id -u)),$(filter $(HOME)/%,$(CURDIR)))
+DEMO_DIR ?= $(if $(ROOTS_HOME),/var/lib/scalewright/demo,$(CURDIR)/.scalewright)
 
 # One thread for each process: the linear algebra is small, and the cores are for the training runs.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1

@@ -260,15 +260,21 @@ class Engine:
         )  # fmt: skip
 
     def warm(
-        self, theta: Floats, weights: Floats, *, tol: float = 1e-10, most: int = 100
+        self,
+        theta: Floats,
+        weights: Floats,
+        *,
+        tol: float = 1e-10,
+        most: int = 100,
+        persist: bool = False,
     ) -> Solution:
         """Every row of weights [B, n] (which multiply the runs' own) at its own optimum, from
-        theta [p] or [B, p]."""
+        theta [p] or [B, p]. persist: try again, by `_narrow`, where a row did not converge."""
         w = weights if self.weights is None else weights * self.weights
         problem = self.problem()
         start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
         metric = problem.metric(start[:1], self.weights)[0]
-        return minimise(
+        found = minimise(
             problem,
             start,
             w,
@@ -278,6 +284,39 @@ class Engine:
             tol=tol,
             max_iterations=most,
         )
+        lost = np.flatnonzero(~found.converged)
+        if not persist or not lost.size or np.isinf(self.objective.solver_delta):
+            return found
+        again = self._narrow(start[lost], w[lost], tol, 2 * most)
+        better = again.f < found.f[lost]
+        for name in ("theta", "f", "gradient", "hessian", "converged", "decrement"):
+            getattr(found, name)[lost[better]] = getattr(again, name)[better]
+        return found
+
+    def _narrow(self, theta: Floats, weights: Floats, tol: float, most: int) -> Solution:
+        """Descend with a wide Huber width, halved step by step down to the objective's own.
+
+        Where residuals are far wider than delta the objective is all but piecewise linear, and
+        Newton's method hops between its kinks: 15 noisy runs lose a third of their resamples.
+        Following the optimum from a width at which there are no kinks brings most of them home.
+        """
+        delta = self.objective.solver_delta
+        widths = [WIDTHS[0] * 0.5**k for k in range(12)]
+        for width in (*(d for d in widths if d > 1.2 * delta), delta):
+            problem, last = self.problem(width), width == delta
+            found = minimise(
+                problem,
+                theta,
+                weights,
+                lower=self.lower,
+                upper=self.upper,
+                metric=ridged(problem.metric(theta, weights)),
+                tol=tol if last else 1e-4,
+                max_iterations=most if last else 30,
+                refresh=5,
+            )
+            theta = found.theta
+        return found
 
 
 def _array(values: Floats | None) -> Floats | None:

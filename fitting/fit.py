@@ -214,7 +214,12 @@ def fit(
     warned = warnings_of(engine, best, sample, calibration, runs)
     if draws and failed > 0.02 * draws:
         warned.append(
-            Warned("resamples_failed", f"{failed} of {draws} resamples did not converge.")
+            Warned(
+                "resamples_failed",
+                f"{failed} of {draws} resamples reached no optimum of their own: these runs leave "
+                "some parameters open. They count where they stopped, so the ends of the "
+                "intervals are rough. Add runs, of more sizes above all.",
+            )
         )
     status, message = _status(best, warned)
     used = runs.unmasked()

@@ -91,7 +91,7 @@ def resample_counts(group: NDArray[np.int64], draws: int, rng: np.random.Generat
 def bootstrap(engine: Engine, best: Optimum, draws: int, seed: int) -> tuple[Floats, int]:
     """Parameters [kept, p] of `draws` resamples, each at its own optimum, and how many failed."""
     rng = np.random.default_rng([seed, 11])
-    found = engine.warm(best.theta, resample_counts(engine.group, draws, rng))
+    found = engine.warm(best.theta, resample_counts(engine.group, draws, rng), persist=True)
     good = np.isfinite(found.f) & np.isfinite(found.theta).all(axis=1)
     return engine.values(found.theta[good]), int((~found.converged).sum())
 
