@@ -111,7 +111,10 @@ def main(settings: Settings, *, ci: bool = False, seed: int | None = None) -> in
 def start(settings: Settings, stack: contextlib.ExitStack, console: Console) -> Client:
     """Corpora, server, worker; a client of the server once it answers."""
     from app.services import corpora
+    from app.storage import embedded
 
+    if settings.database_url is None and embedded.running(settings) is None:
+        stack.callback(embedded.stop, settings)  # it is ours: started with the server below
     logs = settings.data_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with console.status("Reading the corpora: source code and documentation on this machine"):
