@@ -240,7 +240,7 @@ def _shown(connection: Connection, stored: storage.Forecast) -> ForecastShown:
         run_status=None if run is None else run.status,
         law=fit.law,
         made=_made(stored, run),
-        error=None if stored.actual is None else stored.loss / stored.actual - 1.0,
+        error=stored.error,
         inside=stored.inside,
     )
 

@@ -43,9 +43,10 @@ class Forecast:
         return None if self.actual is None else self.lower <= self.actual <= self.upper
 
     @property
-    def relative_error(self) -> float | None:
-        """(actual - forecast) / forecast; None before the actual loss is known."""
-        return None if self.actual is None else (self.actual - self.loss) / self.loss
+    def error(self) -> float | None:
+        """(forecast - actual) / actual: above zero where the forecast was too high; None before
+        the actual loss is known."""
+        return None if self.actual is None else self.loss / self.actual - 1.0
 
 
 def create(

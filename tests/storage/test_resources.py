@@ -210,7 +210,7 @@ def test_a_forecast_is_scored_once_when_its_run_lands(connection: Connection) ->
     recording.finish_run(connection, run.id, 1)
     (scored,) = forecasts.score_run(connection, run.id)
     assert (scored.id, scored.actual, scored.inside) == (forecast.id, 2.45, True)
-    assert scored.relative_error == pytest.approx(-0.02)
+    assert scored.error == pytest.approx(0.05 / 2.45)  # 2.5 forecast, 2.45 reached: too high
     assert forecasts.score_run(connection, run.id) == []
     assert forecasts.get(connection, forecast.id) == scored
     with pytest.raises(Conflict, match="known already"):
