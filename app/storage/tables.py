@@ -256,6 +256,30 @@ fits = Table(
     _created_at(),
 )
 
+
+def _fitted(name: str) -> Table:
+    """What a fit other than a law of (N, D) is kept in: `kind` is its form, the rest as in fits."""
+    return Table(
+        name,
+        metadata,
+        _id(),
+        Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), index=True),
+        Column("kind", Text, nullable=False),
+        Column("status", Text, nullable=False),
+        Column("digest", Text, nullable=False),
+        Column("request", JSONB, nullable=False),
+        Column("document", JSONB, nullable=False),
+        Column("run_ids", ARRAY(BigInteger), nullable=False, server_default=text("'{}'")),
+        _created_at(),
+    )
+
+
+links = _fitted("links")
+task_fits = _fitted("task_fits")
+curve_fits = _fitted("curve_fits")
+cpt_fits = _fitted("cpt_fits")
+calibrations = _fitted("calibrations")
+
 predictions = Table(
     "predictions",
     metadata,

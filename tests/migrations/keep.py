@@ -20,6 +20,7 @@ from app.storage import (
     embedded,
     evaluations,
     fits,
+    fitted,
     forecasts,
     idempotency,
     imports,
@@ -94,6 +95,12 @@ def fill(connection: Connection) -> None:
         connection, law="chinchilla", status="converged", digest="ef" * 32, run_ids=[imported.id],
         request={"law": "chinchilla"}, document={"params": {"E": 1.69}}, project_id=project.id,
     )  # fmt: skip
+    for resource in fitted.TABLES:
+        fitted.create(
+            connection, resource, kind="joint", status="converged", digest="34" * 32,
+            run_ids=[imported.id], request={"kind": "joint"}, document={"params": {"kappa": 1.0}},
+            project_id=project.id,
+        )  # fmt: skip
     predictions.create(connection, fit.id, {"N": 1e9, "D": 2e10}, {"loss": 2.0})
     forecasts.create(
         connection, project_id=project.id, fit_id=fit.id, validation_set="code",

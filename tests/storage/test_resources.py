@@ -9,6 +9,7 @@ from app.storage import (
     checkpoints,
     evaluations,
     fits,
+    fitted,
     forecasts,
     idempotency,
     imports,
@@ -296,3 +297,27 @@ def test_an_idempotency_key_is_claimed_once(engine: Engine) -> None:
         assert before == {"request_digest": "d1", "status_code": 201, "response": {"id": 5}}
         assert idempotency.claim(connection, "k", "POST /v1/fits", "d1") is None
         assert idempotency.forget(connection, timedelta(days=1)) == 0
+
+
+def test_fits_of_other_kinds_are_kept_apart(connection: Connection) -> None:
+    project = projects.create(connection, "linked")
+    made = {
+        resource: fitted.create(
+            connection,
+            resource,
+            kind="joint",
+            status="converged",
+            digest="ab",
+            request={"of": resource},
+            document={"kappa": 1.1},
+            project_id=project.id,
+        )
+        for resource in fitted.TABLES
+    }
+    for resource, stored in made.items():
+        assert fitted.get(connection, resource, stored.id) == stored
+        page = fitted.page(connection, resource, project_id=project.id)
+        assert page.items == [stored] and page.next is None
+        assert stored.request == {"of": resource}
+    with pytest.raises(NotFound):
+        fitted.get(connection, "link", made["link"].id + 1)
