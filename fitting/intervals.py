@@ -153,7 +153,7 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     known = noise**2 + variance
     judged = ~below & np.isfinite(error) & np.isfinite(variance)
     share = judged / np.maximum(judged.sum(axis=1, keepdims=True), 1)
-    seen = _paule_mandel(error, known, far, share)
+    seen = paule_mandel(error, known, far, share)
     pull = np.where(judged, error * far / known, 0.0).sum(axis=1)
     grip = np.where(judged, far**2 / known, 0.0).sum(axis=1)
     slope = pull / np.maximum(grip, 1e-300)
@@ -209,7 +209,7 @@ def _origin_errors(
     return error, (0.5 * (high - low)) ** 2
 
 
-def _paule_mandel(error: Floats, known: Floats, far: Floats, share: Floats) -> float:
+def paule_mandel(error: Floats, known: Floats, far: Floats, share: Floats) -> float:
     """The drift for which the mean of error^2 / (known + drift^2 far^2) is one; 0 if it is below
     one without any. Each ratio counts at most 9: one diverged run is not a drift."""
     e2 = np.where(share > 0, error, 0.0) ** 2

@@ -30,8 +30,11 @@ Lanes = NDArray[np.intp] | None
 class Problem(Protocol):
     """A sum over points of penalties, with derivatives in the parameters."""
 
-    size: int
-    points: int
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def points(self) -> int: ...
 
     def evaluate(
         self, theta: Floats, weights: Floats | None, index: Lanes = None
