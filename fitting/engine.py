@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fitting.generic import GenericProblem
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import Solution, minimise, ridged
+from fitting.newton import Solution, minimise, ridged, shared_start
 from fitting.objective import Objective
 from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
 from fitting.runs import Runs
@@ -256,7 +256,7 @@ class Engine:
         return minimise(
             problem, theta, weights, lower=self.lower, upper=self.upper, tol=tol,
             metric=ridged(problem.metric(theta, weights)), max_iterations=most, damping=damping,
-            refresh=3 if self.where is None else 0,
+            refresh=3 if self.where is None else 0, scales=problem.scales,
         )  # fmt: skip
 
     def warm(
@@ -273,6 +273,7 @@ class Engine:
         w = weights if self.weights is None else weights * self.weights
         problem = self.problem()
         start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
+        first = shared_start(problem, theta, w) if theta.ndim == 1 else None
         metric = problem.metric(start[:1], self.weights)[0]
         found = minimise(
             problem,
@@ -283,6 +284,8 @@ class Engine:
             metric=ridged(metric),
             tol=tol,
             max_iterations=most,
+            scales=problem.scales,
+            first=first,
         )
         lost = np.flatnonzero(~found.converged)
         if not persist or not lost.size or np.isinf(self.objective.solver_delta):
@@ -314,6 +317,7 @@ class Engine:
                 tol=tol if last else 1e-4,
                 max_iterations=most if last else 30,
                 refresh=5,
+                scales=problem.scales,
             )
             theta = found.theta
         return found

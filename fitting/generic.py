@@ -12,7 +12,7 @@ import numpy as np
 from fitting.dual import Dual, Seconds
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import Lanes, blocks, lane_weights
+from fitting.newton import Lanes, blocks, lane_weights, pointwise_sums
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,31 @@ class GenericProblem:
         self, theta: Floats, weights: Floats | None, index: Lanes = None
     ) -> tuple[Floats, Floats, Floats]:
         return self._sums(theta, weights, index, exact=True)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return ()
+
+    def pointwise(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
+        """What each point adds; the model's own curvature as in `evaluate`: not for squares."""
+        curved = not np.isinf(self.delta)
+        y, jac, second = self._model(theta[None], slice(None), curved)
+        first = np.ascontiguousarray(jac[0].T)
+        bend = np.zeros((self.points, self.size, self.size))
+        if curved and second is not None:
+            for (j, k), d in second.items():
+                bend[:, j, k] = bend[:, k, j] = np.broadcast_to(d, y.shape)[0]
+            if not self.raw:
+                bend /= np.exp(y[0])[:, None, None]
+                bend -= first[:, :, None] * first[:, None, :]
+        elif curved:
+            for j in range(self.size):
+                step = 1e-6 * max(1.0, abs(float(theta[j])))
+                ahead = self.model((theta + step * np.eye(self.size)[j])[None])[1][0].T
+                bend[:, j] = (ahead - first) / step
+            bend = 0.5 * (bend + bend.transpose(0, 2, 1))
+        target = self.loss if self.raw else np.log(self.loss)
+        return pointwise_sums(target - y[0], first, bend, self.delta, self.above)
 
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:
         return self._sums(theta, weights, None, exact=False)[2]

@@ -9,13 +9,14 @@ of the Hessian on the Chinchilla data from 3.5e11 to about 1e1.
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import factorial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fitting.law import Law
 from fitting.links import Floats
-from fitting.newton import BLOCK, Lanes, blocks, lane_weights
+from fitting.newton import BLOCK, Lanes, blocks, lane_weights, pointwise_sums
 
 # Terms of the exponential series: x^18 / 18! is 1.6e-16 at x = 1.
 SERIES = 18
@@ -52,14 +53,19 @@ class PowerSumProblem:
     def _ones(self) -> Floats:
         return np.ones(self.points)
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The coefficients' coordinates, if they are logarithms of the coefficients."""
+        return tuple(range(self.logs.shape[0] + int(self.floor)))
+
     @cached_property
     def _powers(self) -> list[Floats]:
-        """For each term [n, 3]: 1, z, z^2."""
-        return [np.stack([self._ones, z, z * z], axis=1) for z in self.logs]
+        """For each term [n, 4]: 1, z, z^2, 0 (BLAS likes four columns better than three)."""
+        return [np.stack([self._ones, z, z * z, 0 * z], axis=1) for z in self.logs]
 
     @cached_property
     def _pairs(self) -> dict[tuple[int, int], Floats]:
-        """For each pair k <= j of terms [n, 3 or 4]: 1, z_k, z_j, z_k z_j (once each)."""
+        """For each pair k <= j of terms [n, 4]: 1, z_k, z_j, z_k z_j; 1, z, z^2, 0 for k = j."""
         out = {}
         for k, z in enumerate(self.logs):
             out[k, k] = self._powers[k]
@@ -73,6 +79,28 @@ class PowerSumProblem:
     ) -> tuple[Floats, Floats, Floats]:
         return self._sums(theta, weights, index, exact=True)
 
+    def pointwise(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
+        full = self.tie @ theta
+        terms, size = self.logs.shape[0], self.tie.shape[0]
+        e, slope = terms, terms + int(self.floor)
+        u = [np.exp(full[k] - full[slope + k] * self.logs[k]) for k in range(terms)]
+        total = sum(u) + (np.exp(full[e]) if self.floor else 0.0)
+        first = np.zeros((self.points, size))  # of ln S
+        second = np.zeros((self.points, size, size))
+        for k in range(terms):
+            share, z = u[k] / total, self.logs[k]
+            first[:, k], first[:, slope + k] = share, -share * z
+            second[:, k, k] = share
+            second[:, k, slope + k] = second[:, slope + k, k] = -share * z
+            second[:, slope + k, slope + k] = share * z * z
+        if self.floor:
+            first[:, e] = second[:, e, e] = np.exp(full[e]) / total
+        second -= first[:, :, None] * first[:, None, :]
+        return pointwise_sums(
+            self.target - np.log(total), first @ self.tie, self.tie.T @ second @ self.tie,
+            self.delta, self.above,
+        )  # fmt: skip
+
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:
         return self._sums(theta, weights, None, exact=False)[2]
 
@@ -80,46 +108,86 @@ class PowerSumProblem:
         self, theta: Floats, weights: Floats | None, index: Lanes, exact: bool
     ) -> tuple[Floats, Floats, Floats]:
         full = theta @ self.tie.T if self._tied else theta
-        lanes = theta.shape[0]
-        size = full.shape[1]
-        f = np.zeros(lanes)
-        g = np.zeros((lanes, size))
-        h = np.zeros((lanes, size, size))
+        lanes, terms = theta.shape[0], self.logs.shape[0]
         pieces = blocks(lanes, self.points)
         most = max((b.stop - b.start) * (i.stop - i.start) for b, i in pieces)
         # allocated once: fresh temporaries of this size would be paged in again in every block
-        buffers = np.empty((2 * self.logs.shape[0] + 6, most))
+        buffers = np.empty((terms + 5, most))
         tables = None
         if lanes >= 32 and self.points <= BLOCK:
-            tables = [self._series(full, k) for k in range(self.logs.shape[0])]
+            tables = [self._series(full, k) for k in range(terms)]
+        moments = Moments.zeros(lanes, terms)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b, i in pieces:
                 w = lane_weights(weights, b, i, index)
                 near = None
                 if tables is not None and i.stop - i.start == self.points:
                     near = [(c[b], table, far[b]) for c, table, far in tables]
-                self._block(full[b], i, w, exact, buffers, near, f[b], g[b], h[b])
+                self._block(full[b], i, w, exact, buffers, near, b, moments)
+            f = moments.f
+            g, h = self._assemble(moments, exact)
         if self._tied:
             return f, g @ self.tie, self.tie.T @ h @ self.tie
         return f, g, h
 
+    def _assemble(self, m: "Moments", exact: bool) -> tuple[Floats, Floats]:
+        """Gradient and Hessian from the sums over points; with s = 1 - sum p the floor's share."""
+        terms, size = self.logs.shape[0], self.tie.shape[0]
+        lanes = len(m.f)
+        g = np.zeros((lanes, size))
+        h = np.zeros((lanes, size, size))
+        e, slope = terms, terms + int(self.floor)  # where the floor and the exponents stand
+        for k in range(terms):
+            g[:, k], g[:, slope + k] = -m.pull[k][:, 0], m.pull[k][:, 1]
+            for j in range(k, terms):
+                both = m.pairs[k, j]
+                last, other = (both[:, 2], both[:, 1]) if j == k else (both[:, 3], both[:, 2])
+                h[:, k, j] = h[:, j, k] = both[:, 0]
+                h[:, slope + k, j] = h[:, j, slope + k] = -both[:, 1]
+                h[:, slope + j, k] = h[:, k, slope + j] = -other
+                h[:, slope + k, slope + j] = h[:, slope + j, slope + k] = last
+            if exact:
+                h[:, k, k] -= m.pull[k][:, 0]
+                h[:, k, slope + k] += m.pull[k][:, 1]
+                h[:, slope + k, k] += m.pull[k][:, 1]
+                h[:, slope + k, slope + k] -= m.pull[k][:, 2]
+        if not self.floor:
+            return g, h
+        rest = m.pull_all - sum(one[:, 0] for one in m.pull)
+        g[:, e] = -rest
+        h[:, e, e] = m.all
+        if exact:
+            h[:, e, e] -= rest
+        for k in range(terms):
+            crossed = m.single[k][:, :2].copy()  # becomes the sum of c s p_k [1, z_k]
+            h[:, e, e] -= 2.0 * m.single[k][:, 0]
+            for j in range(terms):
+                both = m.pairs[min(k, j), max(k, j)]
+                h[:, e, e] += both[:, 0]
+                crossed[:, 0] -= both[:, 0]
+                crossed[:, 1] -= both[:, 1 if k <= j else 2]
+            h[:, k, e] = h[:, e, k] = crossed[:, 0]
+            h[:, slope + k, e] = h[:, e, slope + k] = -crossed[:, 1]
+        return g, h
+
     def _series(self, full: Floats, k: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """exp(a - alpha z) of many lanes as one matrix product: exponents of resamples lie close
         together, so with d = alpha - their centre it is sum over m of [e^a (-d)^m / m!] times
-        [e^(-centre z) z^m], a product of [lanes, SERIES] and [SERIES, points] that costs a tenth
-        of an exponential. Also says which lanes are too far out for that (|d z| > 1)."""
-        terms = self.logs.shape[0]
+        [e^(-centre z) z^m], a product of [lanes, m] and [m, points] that costs a tenth of an
+        exponential. Also says which lanes are too far out for that (|d z| > 1)."""
         z = self.logs[k]
-        alpha = full[:, terms + int(self.floor) + k]
+        alpha = full[:, self.logs.shape[0] + int(self.floor) + k]
         centre = float(np.median(alpha))
         d = centre - alpha
         far = ~(np.abs(d) * float(np.abs(z).max()) <= 1.0)
-        m = np.arange(1, SERIES)
-        left = np.empty((len(full), SERIES))
+        x = float(np.abs(np.where(far, 0.0, d)).max()) * float(np.abs(z).max())
+        terms = next((m for m in range(4, SERIES) if x**m < 1e-17 * factorial(m)), SERIES)
+        m = np.arange(1, terms)
+        left = np.empty((len(full), terms))
         left[:, 0] = np.exp(full[:, k])
         np.multiply.accumulate(np.where(far, 0.0, d)[:, None] / m, axis=1, out=left[:, 1:])
         left[:, 1:] *= left[:, :1]
-        right = np.empty((SERIES, z.size))
+        right = np.empty((terms, z.size))
         right[0] = np.exp(-centre * z)
         right[1:] = z
         np.multiply.accumulate(right, axis=0, out=right)
@@ -133,19 +201,20 @@ class PowerSumProblem:
         exact: bool,
         buffers: Floats,
         near: list[tuple[Floats, Floats, NDArray[np.bool_]]] | None,
-        f: Floats,
-        g: Floats,
-        h: Floats,
+        lanes: slice,
+        moments: "Moments",
     ) -> None:
-        """Add one block's sums to f, g, h (views). w: [n], [lanes, n] or None."""
+        """Add one block's sums to the moments of its lanes. w: [n], [lanes, n] or None.
+
+        Few buffers, each used for several things in turn: they should stay in the cache.
+        """
         terms = self.logs.shape[0]
         shape = (theta.shape[0], rows.stop - rows.start)
         n = shape[0] * shape[1]
         scratch = [row[:n].reshape(shape) for row in buffers]
-        share, cp = scratch[:terms], scratch[terms : 2 * terms]
-        total, r, psi, wpsi, c, spare = scratch[2 * terms :]
+        share, (total, r, wpsi, cp, psi) = scratch[:terms], scratch[terms:]
         ones = self._ones[rows]
-        e, slope = terms, terms + int(self.floor)  # where the floor and the exponents stand
+        e, slope = terms, terms + int(self.floor)
         for k in range(terms):
             u = share[k]
             if near is None:
@@ -179,82 +248,62 @@ class PowerSumProblem:
             np.copyto(wpsi, psi)
         else:
             np.multiply(psi, w, out=wpsi)
-        np.multiply(psi, -0.5, out=spare)
-        spare += r
-        f += np.einsum("ij,ij->i", wpsi, spare)
-        if exact:
-            # sum w 1[inside] J J' - sum w psi (diagonal blocks - J J')
-            np.copyto(c, wpsi)
-            if squares:
-                c += 1.0 if w is None else w
-            else:
-                inside = (psi == r).astype(float)
-                c += inside if w is None else np.multiply(inside, w, out=inside)
+        moments.f[lanes] += np.einsum("ij,ij->i", wpsi, r)
+        moments.f[lanes] -= 0.5 * np.einsum("ij,ij->i", wpsi, psi)
+        c = total
+        if squares:
+            c.fill(1.0)
+        elif exact:
+            np.equal(psi, r, out=c, casting="unsafe")
         else:
-            if squares:
-                c.fill(1.0)
-            else:
-                np.abs(r, out=c)
-                np.maximum(c, self.delta, out=c)
-                np.divide(self.delta, c, out=c)
-            if w is not None:
-                c *= w
-        one_c = c @ ones
-        first = []  # sums of c p_k [1, z_k]
+            np.abs(r, out=c)
+            np.maximum(c, self.delta, out=c)
+            np.divide(self.delta, c, out=c)
+        if w is not None:
+            c *= w
+        if exact:  # sum w 1[inside] J J' - sum w psi (diagonal blocks - J J')
+            c += wpsi
+        spare = r
+        if self.floor:
+            moments.all[lanes] += c @ ones
+            moments.pull_all[lanes] += wpsi @ ones
         for k in range(terms):
             np.multiply(wpsi, share[k], out=spare)
-            m = spare @ self._powers[k][rows]
-            g[:, k] -= m[:, 0]
-            g[:, slope + k] += m[:, 1]
+            moments.pull[k][lanes] += spare @ self._powers[k][rows]
+            np.multiply(c, share[k], out=cp)
             if self.floor:
-                g[:, e] += m[:, 0]
-            if exact:
-                h[:, k, k] -= m[:, 0]
-                h[:, k, slope + k] += m[:, 1]
-                h[:, slope + k, k] += m[:, 1]
-                h[:, slope + k, slope + k] -= m[:, 2]
-                if self.floor:
-                    h[:, e, e] += m[:, 0]
-            np.multiply(c, share[k], out=cp[k])
-            if self.floor:
-                first.append(cp[k] @ self._powers[k][rows, :2])
-        if self.floor:
-            sums = wpsi @ ones
-            g[:, e] -= sums
-            if exact:
-                h[:, e, e] -= sums
-        ss = one_c  # becomes sum c s^2 with s = 1 - sum p
-        sp = [m.copy() for m in first]  # become sums of c s p_k [1, z_k]
-        for k in range(terms):
-            if self.floor:
-                ss -= 2.0 * first[k][:, 0]
+                moments.single[k][lanes] += cp @ self._powers[k][rows]
             for j in range(k, terms):
-                same = j == k
-                np.multiply(cp[k], share[j], out=spare)
-                m = spare @ self._pairs[k, j][rows]
-                if self.floor:
-                    ss += m[:, 0] * (1.0 if same else 2.0)
-                    sp[k] -= m[:, :2]
-                    if not same:
-                        sp[j] -= m[:, [0, 2]]
-                last = m[:, 2] if same else m[:, 3]
-                other = m[:, 1] if same else m[:, 2]
-                h[:, k, j] += m[:, 0]
-                h[:, slope + k, j] -= m[:, 1]
-                h[:, k, slope + j] -= other
-                h[:, slope + k, slope + j] += last
-                if not same:
-                    h[:, j, k] += m[:, 0]
-                    h[:, j, slope + k] -= m[:, 1]
-                    h[:, slope + j, k] -= other
-                    h[:, slope + j, slope + k] += last
-        if self.floor:
-            h[:, e, e] += ss
-            for k in range(terms):
-                h[:, k, e] += sp[k][:, 0]
-                h[:, e, k] += sp[k][:, 0]
-                h[:, slope + k, e] -= sp[k][:, 1]
-                h[:, e, slope + k] -= sp[k][:, 1]
+                np.multiply(cp, share[j], out=spare)
+                moments.pairs[k, j][lanes] += spare @ self._pairs[k, j][rows]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over points, for each lane: f; with c the weight of J J' in the Hessian, c and w psi
+    alone (all, pull_all [B]), times p_k [1, z_k, z_k^2, 0] (single, pull [K][B, 4]), and c p_k p_j
+    times the columns of `_pairs` (pairs [B, 4])."""
+
+    f: Floats
+    all: Floats
+    pull_all: Floats
+    single: list[Floats]
+    pull: list[Floats]
+    pairs: dict[tuple[int, int], Floats]
+
+    @classmethod
+    def zeros(cls, lanes: int, terms: int) -> "Moments":
+        def four() -> Floats:
+            return np.zeros((lanes, 4))
+
+        return cls(
+            np.zeros(lanes),
+            np.zeros(lanes),
+            np.zeros(lanes),
+            [four() for _ in range(terms)],
+            [four() for _ in range(terms)],
+            {(k, j): four() for k in range(terms) for j in range(k, terms)},
+        )
 
 
 @dataclass(frozen=True)
