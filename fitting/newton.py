@@ -45,12 +45,16 @@ class Problem(Protocol):
         """f [B], gradient [B, p], Hessian [B, p, p] at theta [B, p]; weights [n] or [B, n]."""
         ...
 
-    def pointwise(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
-        """What each point adds at one theta [p], unweighted: f [n], g [n, p], H [n, p, p]."""
-        ...
-
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:
         """Reweighted Gauss-Newton matrix [B, p, p]: positive semi-definite."""
+        ...
+
+
+class Pointwise(Protocol):
+    """A problem that can also say what each of its points adds."""
+
+    def pointwise(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
+        """What each point adds at one theta [p], unweighted: f [n], g [n, p], H [n, p, p]."""
         ...
 
 
@@ -104,7 +108,7 @@ def lane_weights(
 def pointwise_sums(
     r: Floats, first: Floats, second: Floats, delta: float, above: float
 ) -> tuple[Floats, Floats, Floats]:
-    """`Problem.pointwise` from residuals [n] and the model's derivatives [n, p] and [n, p, p]."""
+    """`Pointwise.pointwise` from residuals [n] and the model's derivatives [n, p] and [n, p, p]."""
     side = np.where(r > 0, above, 1.0)
     psi = np.clip(r, -delta, delta)
     inside = side * (psi == r)
@@ -114,7 +118,9 @@ def pointwise_sums(
     return f, -pull[:, None] * first, inside[:, None, None] * outer - pull[:, None, None] * second
 
 
-def shared_start(problem: Problem, theta: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+def shared_start(
+    problem: Pointwise, theta: Floats, weights: Floats
+) -> tuple[Floats, Floats, Floats]:
     """f, gradient and Hessian of all lanes of weights [B, n] at one theta [p]: one product of the
     weights with what each point adds, at a fortieth of what evaluating every lane costs."""
     f, g, h = problem.pointwise(theta)
