@@ -141,7 +141,81 @@ def sweep_watch(
         raise typer.Exit(1)
 
 
-runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, cancel.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: submit, list, show, cancel.")
+
+
+@runs.command("submit")
+def runs_submit(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="The run, as JSON; options replace it."),
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Project; the file's if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name; the file's if not given.")] = None,
+    parent: Annotated[
+        int | None, typer.Option(help="Start from a checkpoint of this run.", min=1)
+    ] = None,
+    parent_step: Annotated[
+        int | None, typer.Option(help="Of the checkpoint; the parent's last.", min=1)
+    ] = None,
+    branch: Annotated[
+        bool, typer.Option("--branch", help="Cool the parent down, on its own text.")
+    ] = False,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="New text: NAME or NAME=WEIGHT; may be repeated.")
+    ] = None,
+    replay: Annotated[
+        float | None, typer.Option(help="The parent's text as a share of all.", min=0, max=0.999)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to train.", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak rate; the parent's.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="wsd, cosine, linear, step, wsd-s or constant.")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of the new warm-up.", min=0)] = None,
+    carry: Annotated[
+        bool, typer.Option("--carry", help="Keep the optimizer's state; else it starts afresh.")
+    ] = False,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Submit one run: by itself, or from another run's checkpoint (--parent)."""
+    body: dict[str, Any] = read_json(spec, "a run") if spec else {}
+    given: dict[str, Any] = {
+        "project": project,
+        "name": name,
+        "parent": parent,
+        "parent_step": parent_step,
+        "replay_ratio": replay,
+        "steps": steps,
+        "lr": lr,
+        "kind": "branch" if branch else None,
+        "momentum": "carry" if carry else None,
+    }
+    body |= {key: value for key, value in given.items() if value is not None}
+    if corpus:
+        body["corpora"] = {**body.get("corpora", {}), "train": [_weighted(one) for one in corpus]}
+    rate = {
+        key: v for key, v in {"kind": schedule, "warmup_steps": warmup}.items() if v is not None
+    }
+    if rate:
+        body["schedule"] = {**body.get("schedule", {}), **rate}
+    for key in ("project", "name"):
+        if not body.get(key):
+            raise typer.BadParameter(f"say which: --{key} NAME")
+    made = client(server).post("/v1/runs", json=body)
+    if as_json:
+        print_json(made)
+    else:
+        note(f"run {made['id']} is {made['status']}: scalewright runs show {made['id']}")
+
+
+def _weighted(text: str) -> dict[str, Any]:
+    name, equals, weight = text.partition("=")
+    try:
+        return {"name": name, "weight": float(weight) if equals else 1.0}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not NAME or NAME=WEIGHT") from None
 
 
 @runs.command("list")

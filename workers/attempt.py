@@ -61,7 +61,7 @@ class Claim:
     run: Run
     attempt: int
     left: list[Checkpoint]
-    trunk: Checkpoint | None
+    start: Checkpoint | None
 
 
 def claim(connection: Connection, run_id: int, worker: str, lease_seconds: float) -> Claim | None:
@@ -70,10 +70,10 @@ def claim(connection: Connection, run_id: int, worker: str, lease_seconds: float
     if attempt is None:
         return None
     run = runs.get(connection, run_id)
-    trunk = None
-    if run.kind == "branch" and run.parent_run_id is not None and run.parent_step is not None:
-        trunk = checkpoints.branch_at(connection, run.parent_run_id, run.parent_step)
-    return Claim(run, attempt, checkpoints.of_run(connection, run_id), trunk)
+    start = None
+    if run.parent_run_id is not None and run.parent_step is not None:
+        start = checkpoints.start_at(connection, run.parent_run_id, run.parent_step)
+    return Claim(run, attempt, checkpoints.of_run(connection, run_id), start)
 
 
 def train(station: Station, run_id: int) -> str:
@@ -103,7 +103,7 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
     mailbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
     try:
         resume = newest_whole(taken.left)
-        config = complete_config(run, taken.trunk)
+        config = complete_config(run, taken.start)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1))
         command = [*station.trainer, str(folder / "config.json"), "--out", str(folder)]
@@ -159,23 +159,24 @@ def _close_unstarted(station: Station, taken: Claim, why: str, *, forever: bool)
         return store_close(connection, taken.run.id, taken.attempt, close) or "left to others"
 
 
-def complete_config(run: Run, trunk: Checkpoint | None) -> dict[str, Any]:
+def complete_config(run: Run, start: Checkpoint | None) -> dict[str, Any]:
     """runs.config with what only the worker knows: where the run's parent left its checkpoint."""
     config: dict[str, Any] = dict(run.config)
-    init: Mapping[str, Any] | None = config.get("init")
-    if run.kind == "branch" and not (init and init.get("checkpoint")):
-        if trunk is None:
-            raise Unstartable(
-                f"its trunk, run {run.parent_run_id}, has no checkpoint at step {run.parent_step}; "
-                "train the trunk again"
-            )
-        if not Path(trunk.path).is_file():
-            raise Unstartable(
-                f"the checkpoint of its trunk is gone: {trunk.path}; every worker needs the same "
-                "checkpoint folder (SCALEWRIGHT_CHECKPOINT_DIR)"
-            )
-        config["init"] = {"kind": "branch", "checkpoint": trunk.path}
-    return config
+    init: Mapping[str, Any] = config.get("init") or {}
+    if run.kind not in runs.CHILDREN or init.get("checkpoint"):
+        return config
+    parent = "trunk" if run.kind == "branch" else "parent"
+    if start is None:
+        raise Unstartable(
+            f"its {parent}, run {run.parent_run_id}, has no checkpoint at step {run.parent_step}; "
+            f"train the {parent} again"
+        )
+    if not Path(start.path).is_file():
+        raise Unstartable(
+            f"the checkpoint of its {parent} is gone: {start.path}; every worker needs the same "
+            "checkpoint folder (SCALEWRIGHT_CHECKPOINT_DIR)"
+        )
+    return {**config, "init": {"kind": run.kind, **init, "checkpoint": start.path}}
 
 
 def newest_whole(left: Sequence[Checkpoint]) -> Checkpoint | None:

@@ -80,8 +80,8 @@ class Reaper:
                     connection, timeout, max_failures=self._settings.worker_max_failures
                 )
             redelivered = reaping.redeliver(connection, timeout) if judge else 0
-            revived = reaping.revive_branches(connection)
-            branches = reaping.queue_ready_branches(connection)
+            revived = reaping.revive_children(connection)
+            branches = reaping.queue_ready_children(connection)
             for run_id in (*(e.run_id for e in expired if e.status == "queued"), *branches):
                 queue.defer_train(connection, run_id, REQUEUED_PRIORITY)
             for run_id in (e.run_id for e in expired if e.status != "queued"):
@@ -96,5 +96,5 @@ class Reaper:
                 orphans=tuple(orphans),
                 revived=tuple(revived),
                 branches=tuple(branches),
-                hopeless=tuple(reaping.cancel_hopeless_branches(connection)),
+                hopeless=tuple(reaping.cancel_hopeless_children(connection)),
             )

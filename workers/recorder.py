@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.services import scheduling
 from app.storage import curves, queue, recording
 from app.storage.recording import Batch, CheckpointLine, EvaluationLine
+from app.storage.runs import STARTS
 from workers.lifecycle import (
     Close,
     Closed,
@@ -97,8 +98,8 @@ class Parsed:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def branches_may_start(self) -> bool:
-        return any(line.kind == "branch" for line in self.batch.checkpoints)
+    def children_may_start(self) -> bool:
+        return any(line.kind in STARTS for line in self.batch.checkpoints)
 
 
 def parse(lines: Iterable[Line], config: Mapping[str, Any]) -> Parsed:
@@ -297,7 +298,7 @@ class Recorder(threading.Thread):
             return LeaseLost(time.monotonic())
         if parsed.facts:
             recording.describe_run(connection, run_id, attempt, parsed.facts)
-        if parsed.branches_may_start:
+        if parsed.children_may_start:
             scheduling.checkpoint_landed(connection, run_id)
         return Recorded(time.monotonic(), stop_requested=recorded.stop_requested)
 

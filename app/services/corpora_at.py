@@ -74,3 +74,19 @@ def with_vocabulary(settings: Settings, spec: Mapping[str, Any]) -> dict[str, An
                 value=given,
             )
     return {**spec, "model": model}
+
+
+def check_one_tokenizer(settings: Settings, names: Sequence[str], folders: Sequence[str]) -> None:
+    """ServiceError if the corpora `names` are not in the tokens of those in `folders`: a model
+    that goes on with other tokens has to learn its alphabet again."""
+    manifests = listed(settings)
+    before = {m["tokenizer"].get("digest") for m in manifests if m["path"] in folders}
+    for manifest in manifests:
+        if manifest["name"] in names and before - {manifest["tokenizer"].get("digest")}:
+            raise ServiceError(
+                "invalid",
+                f"Corpus {manifest['name']!r} has another tokenizer than the parent's text.",
+                "Build it with the parent's tokenizer: `corpus build --tokenizer tokenizer.json`.",
+                column="corpora",
+                value=manifest["name"],
+            )

@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.services import corpora_at, paging, projects
+from app.services import continuations, corpora_at, paging, projects, scheduling
 from app.services.errors import ServiceError, not_found
 from app.services.sweep_plan import PlannedRun, corpus_names, plan_run
 from app.settings import Settings
+from app.storage import checkpoints as stored_checkpoints
 from app.storage import evaluations as stored_evaluations
 from app.storage import queue, recording
 from app.storage import runs as storage
@@ -93,10 +94,20 @@ def submit(
 
     spec is a sweep's specification with `size` in place of sizes, and `budget_flops` or `steps`;
     or `{"sweep": id, "size": ..., "budget_flops": ...}`, which takes the recipe from that sweep,
-    so that the run may be set beside its runs.
+    so that the run may be set beside its runs; or `{"parent": id, ...}`, which starts from that
+    run's checkpoint (`submit_from`).
     """
     into = projects.resolve(connection, project)
     recipe = dict(spec)
+    if recipe.get("parent") is not None:
+        return submit_from(connection, settings, into.id, name, recipe, hold=hold)
+    if not recipe.get("size"):
+        raise ServiceError(
+            "invalid",
+            "The run has neither a size nor a parent.",
+            'Give "size": {"d_model": 64, "n_layers": 2}, or "parent": the id of a run.',
+            column="size",
+        )
     size = recipe.pop("size", {})
     budget_flops, steps = recipe.pop("budget_flops", None), recipe.pop("steps", None)
     sweep_id = recipe.pop("sweep", None)
@@ -125,25 +136,97 @@ def submit(
     paths = corpora_at.paths(settings, corpus_names(recipe))
     planned = plan_run(name, recipe, size, paths=paths, budget_flops=budget_flops, steps=steps)
     status = "planned" if hold else "queued"
-    try:
-        run = storage.create(connection, row_of(planned, into.id, status=status))
-    except Conflict:
-        raise ServiceError(
-            "conflict",
-            f"The project has a run named {name!r} already.",
-            "Choose another name.",
-            column="name",
-            value=name,
-        ) from None
+    run = _create(connection, row_of(planned, into.id, status=status))
     if not hold:
         queue.defer_train(connection, run.id)
     return run
 
 
+def submit_from(
+    connection: Connection,
+    settings: Settings,
+    project_id: int,
+    name: str,
+    spec: Mapping[str, Any],
+    *,
+    hold: bool = False,
+) -> Run:
+    """A run that starts from a checkpoint of `spec["parent"]`: queued if that is there, else
+    planned until the parent stores it.
+
+    spec["kind"] is continual (the parent's model on other corpora; the default) or branch (a
+    cool-down of a trunk); app/services/continuations.py says what else it holds.
+    """
+    parent = get(connection, spec["parent"])
+    if parent.project_id != project_id:
+        raise ServiceError(
+            "invalid",
+            f"Run {parent.id} is in another project.",
+            "Submit the run to the project of its parent.",
+            column="parent",
+            value=parent.id,
+        )
+    if hold:
+        raise ServiceError(
+            "invalid",
+            "A run that starts from a checkpoint is queued by that checkpoint and cannot be held.",
+            "Leave hold out.",
+            column="hold",
+        )
+    stored = _starts_of(connection, parent)
+    if spec.get("kind", "continual") == "branch":
+        planned = continuations.plan_branch(name, parent, spec, stored)
+    else:
+        names = _corpora_of(spec)
+        paths = corpora_at.paths(settings, names)
+        before = [each["path"] for each in parent.config.get("data", {}).get("train", ())]
+        corpora_at.check_one_tokenizer(settings, names, before)
+        planned = continuations.plan_continual(name, parent, spec, paths)
+    start = planned.parent_step
+    if start not in stored and not (
+        start is not None
+        and start <= (parent.steps or 0)
+        and storage.store_checkpoint_at(connection, parent.id, start)
+    ):
+        raise continuations.no_checkpoint(parent, start or 0, stored)
+    run = _create(connection, row_of(planned, project_id, parent_run_id=parent.id))
+    scheduling.checkpoint_landed(connection, parent.id)
+    return get(connection, run.id)
+
+
+def _starts_of(connection: Connection, parent: Run) -> set[int]:
+    """The steps at which the run has a checkpoint to start from, or will have one."""
+    kept = stored_checkpoints.of_run(connection, parent.id)
+    steps = {each.step for each in kept if each.kind in storage.STARTS}
+    if not parent.ended:
+        steps |= set((parent.config.get("checkpoint") or {}).get("branch_at_steps", ()))
+        steps |= {parent.steps} if parent.steps else set()
+    return steps
+
+
+def _corpora_of(spec: Mapping[str, Any]) -> list[str]:
+    corpora = spec.get("corpora") or {}
+    names = [each["name"] for each in corpora.get("train", ())]
+    return list(dict.fromkeys([*names, *(corpora.get("validation") or ())]))
+
+
+def _create(connection: Connection, new: NewRun) -> Run:
+    try:
+        return storage.create(connection, new)
+    except Conflict:
+        raise ServiceError(
+            "conflict",
+            f"The project has a run named {new.name!r} already.",
+            "Choose another name.",
+            column="name",
+            value=new.name,
+        ) from None
+
+
 def start(connection: Connection, run_id: int) -> Run:
-    """Queue a run that was held. A branch is queued by its trunk's checkpoint, not by hand."""
+    """Queue a run that was held. A branch is queued by its parent's checkpoint, not by hand."""
     run = get(connection, run_id)
-    if run.kind == "branch" or not storage.queue_planned(connection, [run_id]):
+    if run.kind in storage.CHILDREN or not storage.queue_planned(connection, [run_id]):
         raise ServiceError(
             "conflict",
             f"Run {run_id} is a {run.kind} run and {run.status}.",

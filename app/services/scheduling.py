@@ -7,7 +7,7 @@ from app.storage import forecasts, queue, runs
 
 def checkpoint_landed(connection: Connection, run_id: int) -> list[int]:
     """Queue the branches whose starting checkpoint is there now; their ids. Twice is harmless."""
-    ready = runs.queue_ready_branches(connection, run_id)
+    ready = runs.queue_ready_children(connection, run_id)
     for branch_id in ready:
         queue.defer_train(connection, branch_id)
     return ready

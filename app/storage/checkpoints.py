@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, select
 
 from app.storage.rows import columns_of, value_of, values_of
+from app.storage.runs import STARTS
 from app.storage.tables import checkpoints
 
 
@@ -37,14 +38,20 @@ def latest(connection: Connection, run_id: int) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def branch_at(connection: Connection, run_id: int, step: int) -> Checkpoint | None:
-    """The checkpoint of a trunk that a branch leaving it at `step` starts from."""
+def start_at(connection: Connection, run_id: int, step: int) -> Checkpoint | None:
+    """The checkpoint of a parent that a branch or continual run leaving it at `step` starts from.
+
+    At a parent's last step there may be two, of kinds branch and final, with the same tensors.
+    """
     row = connection.execute(
-        select(*columns_of(Checkpoint, checkpoints)).where(
+        select(*columns_of(Checkpoint, checkpoints))
+        .where(
             checkpoints.c.run_id == run_id,
             checkpoints.c.step == step,
-            checkpoints.c.kind == "branch",
+            checkpoints.c.kind.in_(STARTS),
         )
+        .order_by(checkpoints.c.kind)
+        .limit(1)
     ).one_or_none()
     return None if row is None else value_of(Checkpoint, row)
 

@@ -62,52 +62,55 @@ def undelivered(connection: Connection) -> list[int]:
     return list(connection.scalars(text(statement), {"task": TRAIN_TASK}))
 
 
-def queue_ready_branches(connection: Connection) -> list[int]:
-    """planned -> queued for every branch whose trunk has stored its checkpoint; to be deferred.
+def queue_ready_children(connection: Connection) -> list[int]:
+    """planned -> queued for every run whose parent has stored its checkpoint; to be deferred.
 
     The recorder does this when the checkpoint lands; here is what was planned, or put back, later.
     """
     statement = """
         update runs set status = 'queued' from checkpoints
-        where runs.status = 'planned' and runs.kind = 'branch'
+        where runs.status = 'planned' and runs.kind in ('branch', 'continual')
             and checkpoints.run_id = runs.parent_run_id
-            and checkpoints.step = runs.parent_step and checkpoints.kind = 'branch'
+            and checkpoints.step = runs.parent_step and checkpoints.kind in ('branch', 'final')
         returning runs.id
     """
     return sorted(connection.scalars(text(statement)))
 
 
-def cancel_hopeless_branches(connection: Connection) -> list[int]:
-    """Branches that wait for a checkpoint which will not come: their trunk ended without it.
+def cancel_hopeless_children(connection: Connection) -> list[int]:
+    """Runs that wait for a checkpoint which will not come: their parent ended without it.
 
     They are cancelled without a request to stop, which tells them from those a user cancelled.
     """
     statement = """
         update runs set status = 'cancelled', finished_at = clock_timestamp(),
-            message = case when trunk.id is null then 'its trunk was deleted'
-                else 'its trunk, run ' || trunk.id || ', ' || trunk.status
+            message = case when parent.id is null then 'its parent was deleted'
+                else 'its ' || case runs.kind when 'branch' then 'trunk' else 'parent' end
+                    || ', run ' || parent.id || ', ' || parent.status
                     || ' before step ' || runs.parent_step end
-        from runs waiting left join runs trunk on trunk.id = waiting.parent_run_id
-        where runs.id = waiting.id and runs.status = 'planned' and runs.kind = 'branch'
-            and (trunk.id is null
-                or trunk.status in ('finished', 'failed', 'cancelled', 'diverged'))
+        from runs waiting left join runs parent on parent.id = waiting.parent_run_id
+        where runs.id = waiting.id and runs.status = 'planned'
+            and runs.kind in ('branch', 'continual')
+            and (parent.id is null
+                or parent.status in ('finished', 'failed', 'cancelled', 'diverged'))
             and not exists (
-                select from checkpoints where checkpoints.run_id = trunk.id
-                    and checkpoints.step = runs.parent_step and checkpoints.kind = 'branch'
+                select from checkpoints where checkpoints.run_id = parent.id
+                    and checkpoints.step = runs.parent_step
+                    and checkpoints.kind in ('branch', 'final')
             )
         returning runs.id
     """
     return sorted(connection.scalars(text(statement)))
 
 
-def revive_branches(connection: Connection) -> list[int]:
-    """Branches that lost their trunk, and whose trunk is being trained again: planned once more."""
+def revive_children(connection: Connection) -> list[int]:
+    """Runs that lost their parent, and whose parent is being trained again: planned once more."""
     statement = """
         update runs set status = 'planned', finished_at = null, message = ''
-        from runs trunk
-        where trunk.id = runs.parent_run_id and runs.kind = 'branch'
+        from runs parent
+        where parent.id = runs.parent_run_id and runs.kind in ('branch', 'continual')
             and runs.status = 'cancelled' and not runs.stop_requested
-            and trunk.status in ('planned', 'queued', 'running')
+            and parent.status in ('planned', 'queued', 'running')
         returning runs.id
     """
     return sorted(connection.scalars(text(statement)))

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.errors import Conflict, NotFound
 from app.storage.rows import Page, columns_of, find_row, page_of, values_of
 from app.storage.tables import checkpoints, runs
 
+CHILDREN = ("branch", "continual")  # the kinds that start from a parent's checkpoint
+STARTS = ("branch", "final")  # the kinds of checkpoint that are kept for them
 ENDED = ("finished", "failed", "cancelled", "diverged")
 
 
@@ -186,23 +188,45 @@ def queue_planned(connection: Connection, run_ids: Iterable[int]) -> list[int]:
     return sorted(changed)
 
 
-def queue_ready_branches(connection: Connection, parent_run_id: int) -> list[int]:
-    """planned -> queued for the branches whose parent has stored the checkpoint they start from.
+def queue_ready_children(connection: Connection, parent_run_id: int) -> list[int]:
+    """planned -> queued for the branches and continual runs whose parent has stored the checkpoint
+    they start from.
 
     Returns the ids that changed, each of which is to be deferred once, in this transaction.
     """
     ready = exists().where(
         checkpoints.c.run_id == runs.c.parent_run_id,
         checkpoints.c.step == runs.c.parent_step,
-        checkpoints.c.kind == "branch",
+        checkpoints.c.kind.in_(STARTS),
     )
     changed = connection.scalars(
         update(runs)
-        .where(runs.c.parent_run_id == parent_run_id, runs.c.status == "planned", ready)
+        .where(
+            runs.c.parent_run_id == parent_run_id,
+            runs.c.kind.in_(CHILDREN),
+            runs.c.status == "planned",
+            ready,
+        )
         .values(status="queued")
         .returning(runs.c.id)
     )
     return sorted(changed)
+
+
+def store_checkpoint_at(connection: Connection, run_id: int, step: int) -> bool:
+    """Have a run that no worker has taken yet store a checkpoint at `step`; False if one has."""
+    config = runs.c.config
+    path = text("'{checkpoint,branch_at_steps}'")
+    there = func.coalesce(config["checkpoint"]["branch_at_steps"], text("'[]'::jsonb"))
+    return bool(
+        connection.execute(
+            update(runs)
+            .where(
+                runs.c.id == run_id, runs.c.status.in_(("planned", "queued")), runs.c.attempt == 0
+            )
+            .values(config=func.jsonb_set(config, path, there.op("||")(func.to_jsonb(step))))
+        ).rowcount
+    )
 
 
 def queue_again(connection: Connection, run_id: int) -> None:

@@ -76,7 +76,7 @@ def fill(connection: Connection) -> None:
     )
     recording.finish_run(connection, parent.id, attempt)
     curves.roll_up(connection, parent.id, max_rows=10)
-    for run_id in runs.queue_ready_branches(connection, parent.id):
+    for run_id in runs.queue_ready_children(connection, parent.id):
         queue.defer_train(connection, run_id)
     job = jobs.create(connection, "fit", {"law": "chinchilla"}, project.id)
     queue.defer_job(connection, job.id)

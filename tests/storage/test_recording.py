@@ -269,10 +269,10 @@ def test_a_branch_is_ready_once_its_checkpoint_is_stored(connection: Connection)
         for step in (100, 200)
     )
     attempt = claim(connection, trunk)
-    assert runs.queue_ready_branches(connection, trunk.id) == []
+    assert runs.queue_ready_children(connection, trunk.id) == []
     resume = CheckpointLine(200, "resume", "/r", "cc", 1)
     branch = CheckpointLine(100, "branch", "/b", "dd", 1)
     recording.record(connection, trunk.id, attempt, Batch(checkpoints=[resume, branch]))
-    assert runs.queue_ready_branches(connection, trunk.id) == [near.id]
-    assert runs.queue_ready_branches(connection, trunk.id) == []
+    assert runs.queue_ready_children(connection, trunk.id) == [near.id]
+    assert runs.queue_ready_children(connection, trunk.id) == []
     assert runs.get(connection, far.id).status == "planned"

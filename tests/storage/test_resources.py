@@ -256,8 +256,8 @@ def test_checkpoints_say_where_to_go_on(connection: Connection) -> None:
     recording.record(connection, run.id, 1, Batch(checkpoints=lines))
     latest = checkpoints.latest(connection, run.id)
     assert latest is not None and (latest.step, latest.path) == (90, "/90")
-    assert checkpoints.branch_at(connection, run.id, 90) is None
-    branch = checkpoints.branch_at(connection, run.id, 80)
+    assert checkpoints.start_at(connection, run.id, 90) is None
+    branch = checkpoints.start_at(connection, run.id, 80)
     assert branch is not None and branch.path == "/80"
     assert checkpoints.forget(connection, run.id, 90, "resume")
     assert not checkpoints.forget(connection, run.id, 90, "resume")

@@ -2,19 +2,22 @@
 
 import json
 import signal
+import sysconfig
 import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from app.services import corpora
 from app.storage import checkpoints, recording
 from tests.workers.lab import STEPS, Lab, config
 
 
 @pytest.fixture(scope="module")
 def drained(engine, settings, corpus, tmp_path_factory):
-    """A trunk with two branches, a run that is forecast, and two that cannot succeed; drained."""
+    """A trunk with two branches and a run that goes on to other text, a run that is forecast, and
+    two that cannot succeed; drained."""
     lab = Lab(engine, settings, corpus, tmp_path_factory.mktemp("drained"))
 
     def wsd(steps: int) -> dict:
@@ -39,6 +42,33 @@ def drained(engine, settings, corpus, tmp_path_factory):
             parent_run_id=ids["trunk"],
             parent_step=step,
         )
+    # the trunk's model goes on to other text, with a quarter of its own replayed
+    email = corpora.build(
+        "email",
+        [Path(sysconfig.get_paths()["stdlib"], "email")],
+        lab.folder / "corpora",
+        validation_fraction=0.1,
+    )
+    there = {"name": "email", "path": email["path"]}
+    here = {"name": "code", "path": str(corpus)}
+    ids["onward"] = lab.submit(
+        "onward",
+        config(
+            corpus,
+            data={
+                "train": [{**there, "weight": 0.75}, {**here, "weight": 0.25}],
+                "validation": [here, there],
+            },
+            schedule={"kind": "cosine", "steps": 60, "warmup_steps": 5},
+            evaluate={"at_steps": [0, 60], "tokens": 2048},
+            init={"kind": "continual", "momentum": "carry"},
+            seed=4,
+        ),
+        kind="continual",
+        status="planned",
+        parent_run_id=ids["trunk"],
+        parent_step=90,
+    )
     ids["alone"] = lab.submit("alone", config(corpus, **wsd(60)))
     wrong = config(corpus)
     ids["poisoned"] = lab.submit("poisoned", {**wrong, "model": {**wrong["model"], "d_model": 17}})
@@ -121,6 +151,19 @@ def test_branches_go_on_from_their_trunk(drained):
         # the same text and weights: at its first step the branch sees what the trunk saw
         assert curve[0][2] == trunk[step + 1][2]
         assert curve[-1][3] < 0.1 * trunk[step][3]  # and it cools down
+
+
+def test_a_continual_run_takes_its_parent_s_model_to_other_text(drained):
+    lab, ids, _, _ = drained
+    run = lab.run(ids["onward"])
+    assert (run.status, run.step, run.attempt) == ("finished", 60, 1), run.message
+    statement = "select validation_set, step, loss from evaluations where run_id = :id"
+    losses = {(row[0], row[1]): row[2] for row in lab.rows(statement, id=run.id)}
+    trunk = {(row[0], row[1]): row[2] for row in lab.rows(statement, id=ids["trunk"])}
+    assert losses["code", 0] == trunk["code", 90]  # it starts where its parent ended
+    assert losses["email", 60] < losses["email", 0] - 0.1  # and learns what is new to it
+    assert [point[0] for point in lab.curve(run.id)] == list(range(1, 61))
+    assert run.recipe != lab.run(ids["trunk"]).recipe  # the two are never fitted together
 
 
 def test_branches_start_before_their_trunk_has_ended(drained):

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SCHEDULES = ("constant", "wsd", "cosine", "linear")
+SCHEDULES = ("constant", "wsd", "cosine", "linear", "step", "wsd-s")
 OPTIMIZERS = ("muon", "adamw")
+MOMENTA = ("reset", "carry")
 
 
 class ConfigError(ValueError):
@@ -99,24 +100,70 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """`steps` in all, of which the first `warmup_steps` rise and the last `cooldown_steps` fall."""
+    """`steps` in all, of which the first `warmup_steps` rise and the last `cooldown_steps` fall.
+
+    initial_fraction  of the peak rate, from which the warm-up rises: a continual run whose parent
+                      ended at half its peak warms up from there
+    drops             kind step: [[step, factor], ...]; after that step the rate is factor * peak
+    periods           kind wsd-s: the steps at which a cool-down ends, the last of them `steps`
+    """
 
     kind: str
     steps: int
     warmup_steps: int = 0
     cooldown_steps: int = 0
     final_fraction: float = 0.0
+    initial_fraction: float = 0.0
+    drops: tuple[tuple[int, float], ...] = ()
+    periods: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
             raise ConfigError(f"schedule.kind is {self.kind!r}; known: {', '.join(SCHEDULES)}")
         if self.steps < 1:
             raise ConfigError(f"schedule.steps is {self.steps}; it must be positive")
-        if self.kind == "wsd" and not 0 < self.cooldown_steps <= self.steps:
+        if self.kind in ("wsd", "wsd-s") and not 0 < self.cooldown_steps <= self.steps:
             raise ConfigError(
-                f"schedule.cooldown_steps is {self.cooldown_steps}; a wsd run of {self.steps} "
-                "steps needs between 1 and that many"
+                f"schedule.cooldown_steps is {self.cooldown_steps}; a {self.kind} run of "
+                f"{self.steps} steps needs between 1 and that many"
             )
+        object.__setattr__(self, "drops", tuple((int(at), float(to)) for at, to in self.drops))
+        at = [step for step, _ in self.drops]
+        if bool(at) != (self.kind == "step") or at != sorted({*at}):
+            raise ConfigError(
+                f"schedule.drops is {[list(drop) for drop in self.drops]}; a step schedule, and no "
+                "other, needs [[step, factor], ...] with rising steps"
+            )
+        self._check_periods()
+
+    def _check_periods(self) -> None:
+        ends = self.periods
+        if self.kind != "wsd-s":
+            if ends:
+                raise ConfigError("schedule.periods is for kind wsd-s alone")
+            return
+        if not ends or list(ends) != sorted({*ends}) or ends[-1] != self.steps:
+            raise ConfigError(
+                f"schedule.periods is {list(ends)}; give rising steps that end with {self.steps}"
+            )
+        for begin, end in zip((0, *ends), ends, strict=False):
+            if begin + self.warmup_steps >= end - self.cooldown_before(end):
+                raise ConfigError(
+                    f"the period of steps {begin + 1} to {end} is too short for its warm-up of "
+                    f"{self.warmup_steps} and its cool-down of {self.cooldown_before(end)} steps"
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint's schedule must agree in, as JSON gives it back. What later versions
+        added is left out where it is not used, so that older checkpoints can be resumed."""
+        later = ("initial_fraction", "drops", "periods")
+        given = {k: v for k, v in asdict(self).items() if v or k not in later}
+        document: dict[str, Any] = json.loads(json.dumps(given))
+        return document
+
+    def cooldown_before(self, end: int) -> int:
+        """Steps of the cool-down that ends at `end`: the same share of all steps until then."""
+        return max(1, round(self.cooldown_steps * end / self.steps))
 
 
 @dataclass(frozen=True)
@@ -137,14 +184,21 @@ class CheckpointConfig:
 @dataclass(frozen=True)
 class InitConfig:
     """Where the weights come from: a trunk that this run continues (branch: same steps, same
-    optimizer state) or a trained model that it goes on from (continual: weights only, step 0)."""
+    optimizer state) or a trained model that it goes on from on other text (continual: step 0).
+
+    `momentum` says what a continual run does with the optimizer's state: `reset` starts it afresh,
+    `carry` takes the parent's over. It is part of the recipe.
+    """
 
     checkpoint: str
     kind: str
+    momentum: str = "reset"
 
     def __post_init__(self) -> None:
         if self.kind not in ("branch", "continual"):
             raise ConfigError(f"init.kind is {self.kind!r}; known: branch, continual")
+        if self.momentum not in MOMENTA:
+            raise ConfigError(f"init.momentum is {self.momentum!r}; known: {', '.join(MOMENTA)}")
 
 
 @dataclass(frozen=True)
@@ -237,7 +291,7 @@ def recipe_hash(config: Config, corpora: dict[str, str], tokenizer: str) -> str:
     model = asdict(config.model)
     for varied in ("d_model", "n_layers", "head_dim", "d_ff"):
         del model[varied]
-    recipe = {
+    recipe: dict[str, Any] = {
         "model": model,
         "data": [[s.name, corpora[s.name], s.weight] for s in config.data.train],
         "tokenizer": tokenizer,
@@ -249,6 +303,11 @@ def recipe_hash(config: Config, corpora: dict[str, str], tokenizer: str) -> str:
         },
         "batch_tokens": config.batch_tokens,
         "dtype": config.dtype,
-        "init": config.init.kind if config.init and config.init.kind == "continual" else None,
+        "init": None,
     }
+    if config.init and config.init.kind == "continual":
+        recipe["init"] = ["continual", config.init.momentum]
+        recipe["schedule"]["initial_fraction"] = config.schedule.initial_fraction
+    if config.schedule.drops:
+        recipe["schedule"]["factors"] = [factor for _, factor in config.schedule.drops]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

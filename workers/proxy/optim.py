@@ -136,6 +136,9 @@ class Optimizer:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `state` gave. Raises KeyError when the optimizer differs."""
+        stored = {name for name in tensors if name.startswith("muon.")}
+        if stored != {f"muon.{i}.momentum" for i in range(len(self.muon))}:
+            raise KeyError(f"the momentum of {len(stored)} groups for {len(self.muon)}")
         for i, group in enumerate(self.muon):
             group.momentum.copy_(tensors[f"muon.{i}.momentum"])
         state: dict[int, dict[str, Tensor]] = {}

@@ -69,7 +69,8 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
         "recipe": recipe,
         "model": asdict(config.model),
         "seed": config.seed,
-        "schedule": asdict(config.schedule),
+        "tokenizer": corpora[0].tokenizer,
+        "schedule": config.schedule.identity(),
     }
     first = restore(config, resume, identity, model, optimizer)
     forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
@@ -183,8 +184,14 @@ def restore(
         path = Path(config.init.checkpoint)
         tensors, about = checkpoint.read(path)
         if config.init.kind == "continual":
-            must_agree(path, about, identity, ("model",))
+            known = (
+                "model",
+                *(key for key in ("tokenizer",) if key in about),
+            )  # older ones lack it
+            must_agree(path, about, identity, known)
             model.load_state_dict(checkpoint.strip(tensors, "model"))
+            if config.init.momentum == "carry":
+                carry_momentum(path, tensors, optimizer)
             return 0
         must_agree(path, about, identity, ("recipe", "model", "seed"))
         start = config.schedule.steps - config.schedule.cooldown_steps
@@ -198,6 +205,17 @@ def restore(
     optimizer.load(checkpoint.strip(tensors, "optimizer"))
     torch.set_rng_state(tensors["rng"])
     return int(about["step"])
+
+
+def carry_momentum(path: Path, tensors: dict[str, Tensor], optimizer: Optimizer) -> None:
+    """Go on with the parent's optimizer state, its counters of steps included."""
+    try:
+        optimizer.load(checkpoint.strip(tensors, "optimizer"))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path} was written by another optimizer, whose momentum cannot be carried over; "
+            'set init.momentum to "reset"'
+        ) from error
 
 
 def must_agree(path: Path, about: Any, identity: dict[str, Any], keys: tuple[str, ...]) -> None:

@@ -2,14 +2,21 @@
 
 import math
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from app.api.schemas.common import Answer, Name, PositiveFloat, ProjectRef, Request, RunId, Timed
-from app.api.schemas.sweeps import Corpora, Model, Optimizer, ScheduleIn, Size
+from app.api.schemas.sweeps import (
+    EvaluateIn,
+    Model,
+    Optimizer,
+    ScheduleIn,
+    Size,
+    TrainCorpus,
+)
 from app.services.runs import RunShown
 from app.storage.curves import Curve
 from app.storage.metrics import Series
@@ -18,9 +25,30 @@ Status = Literal["planned", "queued", "running", "finished", "failed", "cancelle
 Kind = Literal["single", "trunk", "branch", "continual", "imported"]
 
 
+class RunCorpora(Request):
+    """`validation` may be left out where there is a parent: its sets and the new text then."""
+
+    train: list[TrainCorpus] = Field(default_factory=list, max_length=100)
+    validation: list[Name] | None = Field(default=None, min_length=1, max_length=100)
+
+
+CONTINUAL: dict[str, Any] = {
+    "project": "demo",
+    "name": "on to code",
+    "parent": 1,
+    "corpora": {"train": [{"name": "code"}], "validation": ["english", "code"]},
+    "replay_ratio": 0.25,
+    "steps": 1000,
+    "lr": 3e-3,
+    "schedule": {"kind": "cosine", "warmup_steps": 100},
+}
+
+
 class RunIn(Request):
     """One run by itself. With `sweep` its recipe is that sweep's, so that it may be set beside its
-    runs and forecast from them; the other fields then replace what the sweep says."""
+    runs and forecast from them; the other fields then replace what the sweep says. With `parent` it
+    starts from that run's checkpoint, and what is left out is the parent's: a continual run goes on
+    with other text, a branch cools its trunk down."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -31,7 +59,8 @@ class RunIn(Request):
                     "sweep": 1,
                     "size": {"d_model": 64, "n_layers": 2},
                     "budget_flops": 1e13,
-                }
+                },
+                CONTINUAL,
             ]
         }
     )
@@ -39,17 +68,37 @@ class RunIn(Request):
     project: ProjectRef
     name: Name
     sweep: RunId | None = None
-    size: Size
+    size: Size | None = None
+    parent: RunId | None = Field(default=None, description="Start from a checkpoint of this run.")
+    kind: Literal["continual", "branch"] = Field(
+        default="continual", description="What a run with a parent is."
+    )
+    parent_step: int | None = Field(
+        default=None, ge=1, le=10**9, description="Of the checkpoint; the parent's last step."
+    )
+    replay_ratio: float | None = Field(
+        default=None, ge=0, lt=1, description="The parent's text as a share of all, continual."
+    )
+    momentum: Literal["reset", "carry"] | None = Field(
+        default=None, description="Continual: start the optimizer's state afresh, or keep it."
+    )
+    lr: PositiveFloat | None = Field(
+        default=None, description="Continual: peak rate, with the parent's optimizer."
+    )
     budget_flops: PositiveFloat | None = Field(
         default=None, description="Exact training FLOPs; or give steps."
     )
     steps: int | None = Field(default=None, ge=1, le=10**9)
-    corpora: Corpora | None = None
+    corpora: RunCorpora | None = None
     model: Model | None = None
     optimizer: Optimizer | None = None
     schedule: ScheduleIn | None = None
     batch_tokens: int | None = Field(default=None, ge=1, le=2**30)
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    evaluate: EvaluateIn | None = None
+    checkpoint_at_steps: list[Annotated[int, Field(ge=1, le=10**9)]] | None = Field(
+        default=None, max_length=1000, description="Kept for runs that start there."
+    )
     hold: bool = Field(
         default=False, description="Plan it only; POST /v1/runs/{id}/start queues it."
     )

@@ -37,11 +37,31 @@ class Size(Request):
     head_dim: Dimension | None = None
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class ScheduleIn(Request):
-    kind: Literal["wsd", "cosine", "linear"] = "wsd"
+    """The rate over the steps; shares are of all steps. `constant` is for a run by itself."""
+
+    kind: Literal["wsd", "cosine", "linear", "step", "wsd-s", "constant"] = "wsd"
     warmup_steps: int = Field(default=50, ge=0, le=10**9)
-    cooldown_fraction: float = Field(default=0.2, gt=0, le=1)
+    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     final_fraction: float = Field(default=0.0, ge=0, le=1)
+    initial_fraction: float = Field(
+        default=0.0, ge=0, le=1, description="Of the peak rate, from which the warm-up rises."
+    )
+    drops: list[tuple[Share, Share]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="step: [share of the steps, factor of the peak from there]; 8-1-1 if left out.",
+    )
+    periods: list[Share] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="wsd-s: where a cool-down ends, the last at 1; a quarter, a half and 1.",
+    )
 
 
 class Optimizer(Request):

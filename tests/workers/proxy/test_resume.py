@@ -14,7 +14,14 @@ from workers.proxy.config import ConfigError
 
 Make = Callable[..., dict[str, Any]]
 Run = Callable[..., Trained]
-SCHEDULES = ("constant", "wsd", "cosine", "linear")
+SCHEDULES = {
+    "constant": {},
+    "wsd": {"cooldown_steps": 6},
+    "cosine": {},
+    "linear": {},
+    "step": {"drops": [[6, 0.3], [12, 0.1]]},
+    "wsd-s": {"cooldown_steps": 6, "periods": [9, 18], "warmup_steps": 2},
+}
 
 
 def tensors_of(path: str) -> dict[str, bytes]:
@@ -28,7 +35,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     kind: str, optimizer: str, make_config: Make, run: Run, tmp_path: Path
 ) -> None:
     config = make_config(
-        schedule={"kind": kind, "steps": 18, "cooldown_steps": 6 if kind == "wsd" else 0},
+        schedule={"kind": kind, "steps": 18, "cooldown_steps": 0, **SCHEDULES[kind]},
         optimizer={"name": optimizer},
     )
     whole = run(config, "whole")
@@ -138,6 +145,34 @@ def test_a_checkpoint_of_another_run_is_refused(
     at_6 = Path(run(config, "one").checkpoint("resume", 6)["path"])
     with pytest.raises(ConfigError, match=says):
         run(make_config(**changes), "two", resume=at_6)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("momentum", ["reset", "carry"])
+def test_a_resumed_continual_run_equals_the_uninterrupted_one(
+    momentum: str, optimizer: str, make_config: Make, run: Run
+) -> None:
+    name = {"name": optimizer}
+    parent = run(make_config(optimizer=name, schedule={"steps": 12}), "parent")
+    init = {
+        "kind": "continual",
+        "momentum": momentum,
+        "checkpoint": parent.checkpoint("final", 12)["path"],
+    }
+    saves = {"every_steps": 7, "keep": 5}
+    config = make_config(optimizer=name, init=init, seed=1, checkpoint=saves)
+    whole = run(config, "whole")
+    at_7 = Path(whole.checkpoint("resume", 7)["path"])
+    resumed = run(config, "resumed", resume=at_7)
+    assert resumed.points == whole.points[7:]
+    assert resumed.losses == whole.losses
+
+
+def test_momentum_of_another_optimizer_is_not_carried(make_config: Make, run: Run) -> None:
+    path = run(make_config(), "parent").checkpoint("final", 24)["path"]
+    init = {"kind": "continual", "momentum": "carry", "checkpoint": path}
+    with pytest.raises(ConfigError, match="written by another optimizer"):
+        run(make_config(optimizer={"name": "adamw"}, init=init), "child")
 
 
 def test_a_branch_cannot_start_after_its_cooldown(make_config: Make, run: Run) -> None:

@@ -127,6 +127,12 @@ def test_a_continual_run_starts_from_trained_weights(make_config: Make, run: Run
     second = run(config, "second")
     assert second.losses["email", 0] == first.losses["email", 24]
     assert second.points[0][0] == 1
+    # the parent's momentum, carried over, moves the weights another way; the recipe says which
+    config["init"]["momentum"] = "carry"
+    third = run(config, "third")
+    assert third.points[0] == second.points[0] and third.points[1:] != second.points[1:]
+    recipes = {done.of("start")[0]["recipe"] for done in (first, second, third)}
+    assert len(recipes) == 3
 
 
 def test_a_mixture_trains_on_both(make_config: Make, run: Run, corpus_dir: Path) -> None:
