@@ -1,0 +1,321 @@
+"""Schedules: the learning rate of every step, or the few numbers that regenerate it exactly.
+
+Step t counts from 1, and `rates()[t - 1]` is the rate that step t used. The loss "at step t" is the
+loss after t updates. The shapes are those of the trainer (`workers/proxy/schedule.py`): a test
+holds the two together.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fitting.errors import FittingError
+from fitting.links import Floats
+
+KINDS = ("constant", "wsd", "cosine", "linear", "step", "cyclic", "stages", "array")
+DECAYS = ("linear", "sqrt", "cosine", "exponential", "power")
+MOST_STEPS = 20_000_000
+
+
+def fallen(form: str, u: Floats, power: float = 1.0) -> Floats:
+    """How much of the way from start to end is done at share u in [0, 1] of a decay: [steps].
+
+    sqrt is Hägele et al.'s "1 - sqrt" (2024, arXiv 2405.18392); power is 1 - (1 - u)^power.
+    """
+    if form == "linear":
+        return u
+    if form == "sqrt":
+        return np.sqrt(u)
+    if form == "cosine":
+        return np.asarray(0.5 * (1.0 - np.cos(np.pi * u)))
+    if form == "power":
+        return np.asarray(1.0 - (1.0 - u) ** power)
+    raise FittingError("bad_option", f"decay {form!r} is not known.", f"Use: {', '.join(DECAYS)}.")
+
+
+def _stage(steps: int, start: float, end: float, form: str, power: float) -> Floats:
+    """`steps` rates on the way from `start` (not included) to `end` (the last of them)."""
+    u = np.arange(1, steps + 1) / max(steps, 1)
+    if form == "constant":
+        return np.full(steps, end)
+    if form == "exponential":
+        if start <= 0 or end <= 0:
+            raise FittingError(
+                "bad_option",
+                f"An exponential decay from {start:g} to {end:g} does not exist.",
+                "Give final_fraction a positive value, or another decay.",
+            )
+        return np.asarray(start ** (1 - u) * end**u)
+    return np.asarray(start + (end - start) * fallen(form, u, power))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning-rate schedule. Make one with a class method, or from a dictionary.
+
+    spec: what regenerates it: {"kind", "steps", "peak_lr", "warmup_steps", ...}; see `from_dict`.
+    """
+
+    spec: Mapping[str, Any]
+    _rates: Floats
+
+    @classmethod
+    def constant(cls, steps: int, peak_lr: float, warmup_steps: int = 0) -> "Schedule":
+        return cls.from_dict(
+            {"kind": "constant", "steps": steps, "peak_lr": peak_lr, "warmup_steps": warmup_steps}
+        )
+
+    @classmethod
+    def cosine(
+        cls, steps: int, peak_lr: float, warmup_steps: int = 0, final_fraction: float = 0.0
+    ) -> "Schedule":
+        return cls.from_dict(
+            {
+                "kind": "cosine",
+                "steps": steps,
+                "peak_lr": peak_lr,
+                "warmup_steps": warmup_steps,
+                "final_fraction": final_fraction,
+            }
+        )
+
+    @classmethod
+    def wsd(
+        cls,
+        steps: int,
+        peak_lr: float,
+        warmup_steps: int = 0,
+        cooldown_steps: int = 0,
+        decay: str = "sqrt",
+        final_fraction: float = 0.0,
+        power: float = 1.0,
+    ) -> "Schedule":
+        return cls.from_dict(
+            {
+                "kind": "wsd",
+                "steps": steps,
+                "peak_lr": peak_lr,
+                "warmup_steps": warmup_steps,
+                "cooldown_steps": cooldown_steps,
+                "decay": decay,
+                "final_fraction": final_fraction,
+                "power": power,
+            }
+        )
+
+    @classmethod
+    def array(cls, rates: ArrayLike) -> "Schedule":
+        """The rates themselves, [steps]."""
+        return cls.from_dict({"kind": "array", "rates": np.asarray(rates, dtype=float)})
+
+    @classmethod
+    def from_points(
+        cls, steps: ArrayLike, rates: ArrayLike, until: int | None = None
+    ) -> "Schedule":
+        """Straight lines between logged (step, rate) pairs; flat before the first.
+
+        Good where the rate is logged often. A jump between two rows lands somewhere between them:
+        give the schedule itself where that matters.
+        """
+        at = np.asarray(steps, dtype=float)
+        rate = np.asarray(rates, dtype=float)
+        if at.ndim != 1 or at.shape != rate.shape or not at.size:
+            raise FittingError("shape", f"{at.shape} steps and {rate.shape} rates do not pair up.")
+        order = np.argsort(at, kind="stable")
+        last = int(at.max()) if until is None else int(until)
+        return cls.array(np.interp(np.arange(1, last + 1), at[order], rate[order]))
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> "Schedule":
+        """From {"kind", "steps", "peak_lr", ...}:
+
+        | kind | more |
+        |---|---|
+        | constant | warmup_steps |
+        | wsd | warmup_steps, cooldown_steps, decay (sqrt), power, final_fraction |
+        | cosine, linear | warmup_steps, final_fraction |
+        | step | warmup_steps, boundaries [steps], factors [of the peak] |
+        | cyclic | warmup_steps, cycles, decay (cosine), final_fraction: restarts at the peak |
+        | stages | stages [{"steps", "to" (rate), "form" ("linear"), "power"}], "from" (0) |
+        | array | rates |
+        """
+        given = {k: v for k, v in spec.items() if v is not None}
+        kind = given.get("kind")
+        if kind not in KINDS:
+            raise FittingError(
+                "bad_option", f"Schedule kind {kind!r} is not known.", f"Use: {', '.join(KINDS)}."
+            )
+        try:
+            rates = _BUILD[str(kind)](given)
+        except (KeyError, TypeError) as error:
+            raise FittingError(
+                "bad_document",
+                f"The {kind} schedule lacks or mistypes something: {error}.",
+                "See Schedule.from_dict for what each kind needs.",
+            ) from None
+        if not 1 <= rates.size <= MOST_STEPS:
+            raise FittingError(
+                "bad_value", f"A schedule of {rates.size} steps.", f"1 to {MOST_STEPS} steps."
+            )
+        bad = ~np.isfinite(rates) | (rates < 0)
+        if bad.any():
+            step = int(np.flatnonzero(bad)[0]) + 1
+            raise FittingError(
+                "bad_value",
+                f"The learning rate of step {step} is {rates[step - 1]}.",
+                "Rates are finite and not negative.",
+                step=step,
+            )
+        if not rates.max() > 0:
+            raise FittingError("bad_value", "Every learning rate is 0.", "Nothing is learned so.")
+        rates.setflags(write=False)
+        if kind == "array":
+            given = {"kind": "array", "rates": rates}
+        return cls(given, rates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` takes; an array that is long pieces of straight lines stays an array."""
+        found = dict(self.spec)
+        if found["kind"] == "array":
+            found["rates"] = self._rates.tolist()
+        return found
+
+    def rates(self) -> Floats:
+        """[steps], read-only: the rate of steps 1, 2, ..."""
+        return self._rates
+
+    @property
+    def steps(self) -> int:
+        return int(self._rates.size)
+
+    @property
+    def peak_lr(self) -> float:
+        return float(self._rates.max())
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps until the first at the highest rate (that step not counted); 0 without warm-up."""
+        said = self.spec.get("warmup_steps")
+        return int(np.argmax(self._rates)) if said is None else int(said)
+
+    @property
+    def kind(self) -> str:
+        return str(self.spec["kind"])
+
+    @property
+    def loss_potential(self) -> float:
+        """Final rate over peak rate (Wang et al. 2025): 1 not annealed at all, 0 to the end."""
+        return float(self._rates[-1]) / self.peak_lr
+
+    def until(self, steps: int) -> "Schedule":
+        """The first `steps` steps as a schedule of their own."""
+        return Schedule.array(self._rates[:steps])
+
+    def then(self, more: "Schedule") -> "Schedule":
+        """This one followed by another."""
+        return Schedule.array(np.concatenate([self._rates, more.rates()]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and np.array_equal(self._rates, other._rates)
+
+    def __hash__(self) -> int:
+        return hash(self._rates.tobytes())
+
+
+def _warmed(given: Mapping[str, Any]) -> tuple[int, int, float, Floats]:
+    """steps, warm-up steps, peak rate and the rates of the warm-up."""
+    steps, peak = int(given["steps"]), float(given["peak_lr"])
+    warm = int(given.get("warmup_steps", 0))
+    if not 0 <= warm <= steps or steps < 1 or not (math.isfinite(peak) and peak > 0):
+        raise FittingError(
+            "bad_option",
+            f"{steps} steps, {warm} of them warm-up, at a peak rate of {peak}.",
+            "Steps and the peak rate are positive, and the warm-up is no longer than the run.",
+        )
+    return steps, warm, peak, peak * np.arange(1, warm + 1) / max(warm, 1)
+
+
+def _constant(given: Mapping[str, Any]) -> Floats:
+    steps, warm, peak, head = _warmed(given)
+    return np.concatenate([head, np.full(steps - warm, peak)])
+
+
+def _decayed(given: Mapping[str, Any], start: int, form: str) -> Floats:
+    steps, warm, peak, head = _warmed(given)
+    start = min(max(start, warm), steps)
+    floor = peak * float(given.get("final_fraction", 0.0))
+    tail = _stage(steps - start, peak, floor, form, float(given.get("power", 1.0)))
+    return np.concatenate([head, np.full(start - warm, peak), tail])
+
+
+def _wsd(given: Mapping[str, Any]) -> Floats:
+    start = int(given["steps"]) - int(given.get("cooldown_steps", 0))
+    return _decayed(given, start, str(given.get("decay", "sqrt")))
+
+
+def _step(given: Mapping[str, Any]) -> Floats:
+    rates = _constant(given)
+    peak = float(given["peak_lr"])
+    at, factors = given["boundaries"], given["factors"]
+    if len(at) != len(factors) or any(b >= a for b, a in pairwise(at)):
+        raise FittingError(
+            "bad_option",
+            f"{len(at)} boundaries and {len(factors)} factors.",
+            "Give one factor of the peak for each boundary, boundaries ascending.",
+        )
+    for boundary, factor in zip(at, factors, strict=True):
+        rates[int(boundary) :] = peak * float(factor)
+    return rates
+
+
+def _cyclic(given: Mapping[str, Any]) -> Floats:
+    steps, warm, peak, head = _warmed(given)
+    cycles, form = int(given["cycles"]), str(given.get("decay", "cosine"))
+    floor = peak * float(given.get("final_fraction", 0.0))
+    edges = np.linspace(warm, steps, cycles + 1).round().astype(int)
+    power = float(given.get("power", 1.0))
+    lengths = np.diff(edges)
+    return np.concatenate([head, *(_stage(int(n), peak, floor, form, power) for n in lengths)])
+
+
+def _stages(given: Mapping[str, Any]) -> Floats:
+    rate, parts = float(given.get("from", 0.0)), []
+    for stage in given["stages"]:
+        to = float(stage["to"])
+        form, power = str(stage.get("form", "linear")), float(stage.get("power", 1.0))
+        parts.append(_stage(int(stage["steps"]), rate, to, form, power))
+        rate = to
+    return np.concatenate(parts)
+
+
+def _array(given: Mapping[str, Any]) -> Floats:
+    rates = np.array(given["rates"], dtype=float)
+    if rates.ndim != 1:
+        raise FittingError("shape", f"rates has shape {rates.shape}.", "Give one rate a step.")
+    return rates
+
+
+_BUILD = {
+    "constant": _constant,
+    "wsd": _wsd,
+    "cosine": lambda given: _decayed(given, 0, "cosine"),
+    "linear": lambda given: _decayed(given, 0, "linear"),
+    "step": _step,
+    "cyclic": _cyclic,
+    "stages": _stages,
+    "array": _array,
+}
+
+
+def as_schedule(given: "Schedule | Mapping[str, Any] | Sequence[float]") -> Schedule:
+    """A schedule from whatever a caller has: itself, its dictionary, or the rates."""
+    if isinstance(given, Schedule):
+        return given
+    if isinstance(given, Mapping):
+        return Schedule.from_dict(given)
+    return Schedule.array(given)

@@ -1,0 +1,80 @@
+"""Schedules regenerate exactly what the trainer does, and survive the way through JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fitting import FittingError
+from fitting.curves import Schedule, as_schedule
+
+SPECS = [
+    {"kind": "constant", "steps": 100, "peak_lr": 1e-3, "warmup_steps": 10},
+    {"kind": "wsd", "steps": 100, "peak_lr": 1e-3, "warmup_steps": 10, "cooldown_steps": 20},
+    {"kind": "wsd", "steps": 100, "peak_lr": 1e-3, "cooldown_steps": 20, "decay": "exponential",
+     "final_fraction": 0.01},
+    {"kind": "cosine", "steps": 100, "peak_lr": 1e-3, "warmup_steps": 10, "final_fraction": 0.1},
+    {"kind": "linear", "steps": 100, "peak_lr": 1e-3, "warmup_steps": 10},
+    {"kind": "step", "steps": 100, "peak_lr": 1e-3, "boundaries": [80, 90], "factors": [0.1, 0.01]},
+    {"kind": "cyclic", "steps": 100, "peak_lr": 1e-3, "cycles": 4, "final_fraction": 0.1},
+    {"kind": "stages", "from": 0.0, "stages": [
+        {"steps": 10, "to": 1e-3}, {"steps": 50, "to": 1e-3, "form": "constant"},
+        {"steps": 40, "to": 1e-4, "form": "cosine"}]},
+    {"kind": "array", "rates": [0.1, 0.2, 0.05]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s["kind"])
+def test_a_schedule_survives_json(spec: dict) -> None:
+    made = as_schedule(spec)
+    again = Schedule.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert np.array_equal(made.rates(), again.rates())
+    assert made == again and not made.rates().flags.writeable
+
+
+@pytest.mark.parametrize("kind", ["constant", "wsd", "cosine", "linear"])
+def test_the_trainer_uses_the_same_rates(kind: str) -> None:
+    pytest.importorskip("torch")
+    from workers.proxy.config import ScheduleConfig
+    from workers.proxy.schedule import lr_factor
+
+    theirs = ScheduleConfig(
+        kind=kind, steps=200, warmup_steps=20, cooldown_steps=50, final_fraction=0.05
+    )
+    ours = Schedule.from_dict(
+        {"kind": kind, "steps": 200, "peak_lr": 3e-3, "warmup_steps": 20, "cooldown_steps": 50,
+         "final_fraction": 0.05}
+    )  # fmt: skip
+    factors = [3e-3 * lr_factor(theirs, step) for step in range(1, 201)]
+    assert np.allclose(ours.rates(), factors, rtol=1e-12, atol=0)
+
+
+def test_shapes() -> None:
+    step = as_schedule(SPECS[5])
+    assert step.rates()[79] == 1e-3 and step.rates()[80] == pytest.approx(1e-4)
+    assert step.rates()[-1] == pytest.approx(1e-5)
+    wsd = as_schedule(SPECS[1])
+    assert wsd.peak_lr == 1e-3 and wsd.warmup_steps == 10 and wsd.loss_potential == 0.0
+    assert as_schedule(SPECS[3]).loss_potential == pytest.approx(0.1)
+    cyclic = as_schedule(SPECS[6]).rates()
+    assert np.allclose(cyclic[[24, 49, 74, 99]], 1e-4)  # every cycle ends at its floor
+    points = Schedule.from_points([1, 11, 21], [0.0, 1.0, 0.0])
+    assert points.rates()[5] == pytest.approx(0.5) and points.steps == 21
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"kind": "zigzag", "steps": 10, "peak_lr": 1.0},
+        {"kind": "constant", "steps": 0, "peak_lr": 1.0},
+        {"kind": "constant", "steps": 10, "peak_lr": -1.0},
+        {"kind": "constant", "peak_lr": 1.0},
+        {"kind": "wsd", "steps": 10, "peak_lr": 1.0, "cooldown_steps": 5, "decay": "exponential"},
+        {"kind": "step", "steps": 10, "peak_lr": 1.0, "boundaries": [5, 5], "factors": [1, 1]},
+        {"kind": "array", "rates": [0.1, float("nan")]},
+        {"kind": "array", "rates": [0.0, 0.0]},
+    ],
+)
+def test_an_unusable_schedule_is_refused(spec: dict) -> None:
+    with pytest.raises(FittingError):
+        Schedule.from_dict(spec)
