@@ -1,5 +1,6 @@
 """What is built and how a step of it is run: the two things that decide what the step costs."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -107,13 +108,13 @@ class Shape:
         """The same family at another width and depth.
 
         The MLP keeps its ratio to the width, heads keep their dimension and key-value heads their
-        share (rounded to what divides the heads); d_model must be a multiple of the head dimension.
+        share (as nearly as they divide the heads); the width is a multiple of the head dimension.
         """
         e = self.head_width
         heads = max(1, round(d_model / e))
-        share = self.n_heads / self.kv_heads
-        kv = max((k for k in range(1, heads + 1) if heads % k == 0 and heads / k >= share),
-                 default=1)  # fmt: skip
+        wanted = heads * self.kv_heads / self.n_heads
+        divisors = [k for k in range(1, heads + 1) if heads % k == 0]
+        kv = min(divisors, key=lambda k: abs(math.log(k / wanted)))
         d_ff = max(1, round(self.d_ff / self.d_model * d_model / 16) * 16)
         return replace(
             self, d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=heads, n_kv_heads=kv

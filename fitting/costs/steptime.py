@@ -301,7 +301,7 @@ def fit_step_time(
     return StepTime(
         hardware=hardware,
         features=chosen,
-        coefficients=dict(zip(chosen, _solve(tables, chosen, y), strict=True)),
+        coefficients=dict(zip(chosen, solve_rates(tables, chosen, y), strict=True)),
         residuals=residuals,
         sigma=float(np.sqrt(np.mean(residuals**2))),
         spans={k: (min(a[k] for a in axes), max(a[k] for a in axes)) for k in axes[0]},
@@ -323,7 +323,7 @@ def _axes(shape: Shape, setup: Setup) -> dict[str, float]:
     }
 
 
-def _solve(tables: Mapping[str, Floats], names: Sequence[str], y: Floats) -> list[float]:
+def solve_rates(tables: Mapping[str, Floats], names: Sequence[str], y: Floats) -> list[float]:
     """Coefficients that minimise the squared relative errors, none negative."""
     x = np.stack([tables[name] for name in names], axis=1)
     scale = x.max(axis=0)
@@ -342,6 +342,6 @@ def left_out(tables: Mapping[str, Floats], names: Sequence[str], y: Floats, grou
     for one in dict.fromkeys(group.tolist()):
         rest = group != one
         kept = {name: tables[name][rest] for name in names}
-        predicted = x[~rest] @ np.array(_solve(kept, names, y[rest]))
+        predicted = x[~rest] @ np.array(solve_rates(kept, names, y[rest]))
         out[~rest] = np.log(y[~rest]) - np.log(np.maximum(predicted, 1e-300))
     return out
