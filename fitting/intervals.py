@@ -205,7 +205,7 @@ def _origin_errors(
         predicted = np.broadcast_to(predicted, (len(found.theta), engine.loss.size))
         error = np.log(engine.loss) - predicted[: len(below)]
         draws = predicted[len(below) :].reshape(len(below), ORIGIN_RESAMPLES, -1)
-        low, high = np.nanquantile(np.nan_to_num(draws, nan=np.inf), [0.16, 0.84], axis=1)
+        low, high = np.quantile(np.nan_to_num(draws, nan=np.inf), [0.16, 0.84], axis=1)
     return error, (0.5 * (high - low)) ** 2
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fitting.errors import FittingError
 from fitting.intervals import Calibration, paule_mandel, robust_sd
@@ -67,7 +68,7 @@ def calibrate_link(
     freedom = float(max(r.size - free_parameters, 1))
     log_C = np.log10(pairs.compute)
     errors, variances, far, tables = [], [], [], []
-    for cut in _cuts(pairs):
+    for cut in cuts(pairs.budget, pairs.paired):
         below = pairs.budget <= cut
         judged = paired & ~below
         top = log_C[below & paired].max()
@@ -80,8 +81,8 @@ def calibrate_link(
         with np.errstate(all="ignore"):
             e = np.log(pairs.y) - np.log(at(estimator.best[None], pairs.x)[0])
             spread = np.log(at(drawn, pairs.x))
-            low, high = np.nanquantile(
-                np.where(np.isfinite(spread), spread, np.nan)[:, judged], [0.16, 0.84], axis=0
+            low, high = np.quantile(
+                np.nan_to_num(spread, nan=-np.inf)[:, judged], [0.16, 0.84], axis=0
             )
         variance = np.full(e.size, np.nan)
         variance[judged] = (0.5 * (high - low)) ** 2
@@ -102,41 +103,48 @@ def calibrate_link(
                 bias=float(e[good].mean()),
             )
         )
-    if not tables:
-        return (
-            Calibration(noise, freedom, PRIOR_DRIFT, PRIOR_WEIGHT, 0.0, 0.0, 0.0, 0, 0.0),
-            (),
-        )
+    calibration = pooled(errors, variances, far, noise, freedom)
+    return calibration, tuple(tables)
+
+
+def pooled(
+    errors: list[Floats],
+    variances: list[Floats],
+    far: list[Floats],
+    noise: float,
+    freedom: float,
+) -> Calibration:
+    """The drift behind rolling-origin errors: per origin, log errors, their variances from
+    parameter noise, and decades beyond the origin; each [points], NaN where nothing is judged."""
+    if not errors:
+        return Calibration(noise, freedom, PRIOR_DRIFT, PRIOR_WEIGHT, 0.0, 0.0, 0.0, 0, 0.0)
     error, variance, distance = np.array(errors), np.array(variances), np.array(far)
     known = noise**2 + np.nan_to_num(variance)
-    judged_all = np.isfinite(error) & (distance > 0)
-    share = judged_all / np.maximum(judged_all.sum(axis=1, keepdims=True), 1)
+    judged = np.isfinite(error) & (distance > 0)
+    share = judged / np.maximum(judged.sum(axis=1, keepdims=True), 1)
     e = np.nan_to_num(error)
     seen = paule_mandel(e, known, distance, share)
-    pull = np.where(judged_all, e * distance / known, 0.0).sum(axis=1)
-    grip = np.where(judged_all, distance**2 / known, 0.0).sum(axis=1)
+    pull = np.where(judged, e * distance / known, 0.0).sum(axis=1)
+    grip = np.where(judged, distance**2 / known, 0.0).sum(axis=1)
     slopes = pull / np.maximum(grip, 1e-300)
     bias = float(pull.sum() / max(float(grip.sum()), 1e-300))
-    span = float(np.log10(tables[0].ratio))
+    span = float(np.where(judged, distance, 0.0).max())
     weight = max(1.0, span)
     total = PRIOR_WEIGHT + weight
     drift = float(np.sqrt((PRIOR_WEIGHT * PRIOR_DRIFT**2 + weight * seen**2) / total))
     one_sided = float((np.sign(slopes) == np.sign(bias)).mean())
-    calibration = Calibration(
-        noise, freedom, drift, total, seen, bias, one_sided, len(tables), span
-    )
-    return calibration, tuple(tables)
+    return Calibration(noise, freedom, drift, total, seen, bias, one_sided, len(errors), span)
 
 
-def _cuts(pairs: Pairs) -> list[int]:
-    """Budgets after which an origin may stand: enough below, something above."""
-    paired = pairs.paired
-    names = np.unique(pairs.budget[paired])
-    cuts = [
+def cuts(budget: NDArray[np.int64], paired: NDArray[np.bool_]) -> list[int]:
+    """Budgets after which an origin may stand: enough pairs below, something above."""
+    names = np.unique(budget[paired])
+    found = [
         int(g)
         for k, g in enumerate(names[:-1])
-        if k + 1 >= FEWEST_BUDGETS and int((paired & (pairs.budget <= g)).sum()) >= FEWEST_PAIRS
+        if k + 1 >= FEWEST_BUDGETS and int((paired & (budget <= g)).sum()) >= FEWEST_PAIRS
     ]
-    if len(cuts) > MOST_ORIGINS:
-        cuts = [cuts[k] for k in np.unique(np.linspace(0, len(cuts) - 1, MOST_ORIGINS).astype(int))]
-    return cuts
+    if len(found) > MOST_ORIGINS:
+        some = np.unique(np.linspace(0, len(found) - 1, MOST_ORIGINS).astype(int))
+        found = [found[k] for k in some]
+    return found

@@ -171,8 +171,9 @@ def fit_latent(
     kappa_prior: tuple[float, float] | None = None,
     E0: float | None = None,
     E1: float | None = None,
+    rounds: int = ROUNDS,
 ) -> Latent:
-    """The latent scale of all sets of the pairs, from several starts, whitened in rounds."""
+    """The latent scale of all sets of the pairs, from several starts, whitened in `rounds`."""
     rows = ~pairs.interpolated
     seen = pairs.measured[rows]
     logs = np.where(seen, np.log(np.where(seen, pairs.losses[rows], 1.0)), 0.0)
@@ -189,7 +190,7 @@ def fit_latent(
     found = _descend(problem, starts, None, lower, upper, 1e-6, 80)
     theta = found.theta[np.argmin(np.where(np.isfinite(found.f), found.f, np.inf))]
     agree = int((found.f <= np.nanmin(found.f) * (1 + 1e-4)).sum())
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         covariance = residual_covariance(problem.residuals(theta))
         problem = LatentProblem(
             problem.n, problem.d, logs, seen, precisions(covariance, seen), kappa_prior

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fitting import Runs
+from fitting.loss_to_loss.pairs import budgets
 from tests.fitting import data
 
 SETS = (
@@ -49,3 +50,16 @@ def big(column: str = OWN) -> dict[str, float]:
 @functools.cache
 def golden() -> dict[str, Any]:
     return json.loads(data.path("loss_to_loss/golden.json").read_text())
+
+
+def one_a_budget(name: str) -> np.ndarray:
+    """Of `compute_optimal`, the run of each budget nearest to 20 tokens a parameter."""
+    runs = losses(name)
+    ratio = runs.inputs["D"] / runs.inputs["N"]
+    keep = np.zeros(len(runs), bool)
+    group = budgets(6 * runs.inputs["N"] * runs.inputs["D"])
+    near = compute_optimal(name)
+    for g in np.unique(group[near]):
+        rows = np.flatnonzero(near & (group == g))
+        keep[rows[np.argmin(np.abs(ratio[rows] - 20))]] = True
+    return keep
