@@ -322,7 +322,7 @@ def _ensemble(
 def choose_law(
     curves: Sequence[Curve], names: Sequence[str] = MEMBERS, **options: Any
 ) -> tuple[CurveFit, dict[str, float]]:
-    """The law with the least held-out error inside these curves, and everyone's error (rms)."""
+    """The law that predicts left-out curves best, and every law's error there (rms, log loss)."""
     fits = [fit_curves(name, curves, **options) for name in names]
     scores = {one.law: one.calibration.score for one in fits}
     order = np.argsort([np.nan_to_num(s, nan=np.inf) for s in scores.values()], kind="stable")

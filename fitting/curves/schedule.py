@@ -199,9 +199,9 @@ class Schedule:
 
     @property
     def warmup_steps(self) -> int:
-        """Steps until the first at the highest rate (that step not counted); 0 without warm-up."""
-        said = self.spec.get("warmup_steps")
-        return int(np.argmax(self._rates)) if said is None else int(said)
+        """Steps until the highest rate is reached, that one counted; 0 if the first has it."""
+        first = int(np.argmax(self._rates))
+        return first + 1 if first else 0
 
     @property
     def kind(self) -> str:

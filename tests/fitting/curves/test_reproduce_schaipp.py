@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting.curves import Curve, CurveFit, fit_curves
+from fitting.curves import Curve, CurveFit, choose_law, fit_curves
 from tests.fitting.curves.public import CONSTANT, SCHAIPP, need, schaipp, schaipp_horizon
 
 # Three runs of at most 25k steps; the 30 others of the grid are predicted.
@@ -42,4 +42,9 @@ def test_twenty_five_longer_runs_from_three_of_15k_steps() -> None:
     assert len(targets) == 25
     e, inside = errors(fit_curves("annealing_ensemble", pool), targets)
     assert np.abs(e).mean() <= 0.012
+    assert inside.mean() >= 0.8
+    chosen, scores = choose_law(pool)  # by held-out error inside the pool alone
+    assert scores[chosen.law] == min(scores.values())
+    e, inside = errors(chosen, targets)
+    assert np.abs(e).mean() <= 0.010
     assert inside.mean() >= 0.8
