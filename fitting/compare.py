@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fitting.diagnose import refuse
+from fitting.engine import Engine
 from fitting.errors import FittingError
 from fitting.fit import Fit, fit
 from fitting.law import Law
@@ -182,17 +184,22 @@ def _judge(
     if missing:
         raise FittingError("missing_input", f"The runs have no {', '.join(missing)}.")
     p = len(law.params)
+    fewest = min((int(small.sum()) for small in splits), default=p + 1)
+    if fewest <= p:
+        raise FittingError(
+            "too_few_points", f"{p} parameters and {fewest} points below the lowest cut."
+        )
+    for small in splits:
+        refuse(law, runs.select(small))
+    engine = Engine.of(law, runs, objective)
+    own = 1.0 if engine.weights is None else engine.weights
+    found = engine.cold_many(np.array(splits) * own, seed=seed) if splits else []
     off: list[Floats] = []
     penalties: list[float] = []
-    for small in splits:
+    for small, best in zip(splits, found, strict=True):
         n = int(small.sum())
-        if n <= p:
-            raise FittingError(
-                "too_few_points", f"{p} parameters and {n} points below the lowest cut."
-            )
-        found = fit(law, runs.select(small), objective=objective, draws=0, seed=seed)
         larger = {name: column[~small] for name, column in runs.inputs.items()}
-        predicted = np.asarray(law.evaluate(larger, found.values), dtype=float)
+        predicted = np.asarray(law.evaluate(larger, best.values), dtype=float)
         if not (np.isfinite(predicted).all() and (predicted > 0).all()):
             raise FittingError("bad_value", "Its forecast of the larger runs is not a loss.")
         off.append(np.log(runs.loss[~small]) - np.log(predicted))

@@ -23,7 +23,11 @@ from fitting.starts import SCREEN_POINTS, screen_generic, screen_power_sum
 WIDTHS = (3e-2, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
 
 # A floor E this far (in ln) below the smallest loss is zero for every purpose.
-FLOOR_DEPTH = 18.0
+FLOOR_DEPTH = 30.0
+
+
+# Of [lanes, points] numbers at most so many at a time in one batch of cold fits.
+LANES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,7 @@ class Engine:
             low[:terms], high[:terms] = -25.0, 25.0
             offset = terms
             if law.powers.floor:
-                low[terms] = np.log(runs.loss.min()) - FLOOR_DEPTH
-                high[terms] = np.log(runs.loss.max()) + 1.0
+                low[terms], high[terms] = floor_walls(runs.loss)
                 offset += 1
             names = list(dict.fromkeys(e for _, _, e in law.powers.terms))
             for j, name in enumerate(names):
@@ -146,7 +149,8 @@ class Engine:
         w = None if weights is None else weights[rows]
         if self.where is not None:
             where = replace(self.where, logs=self.where.logs[:, rows])
-            found = screen_power_sum(self.law, where, self.loss[rows], w, count)
+            own = None if w is None else w[None]
+            found = screen_power_sum(self.law, where, self.loss[None, rows], own, count)[0]
         else:
             found = screen_generic(
                 self.law,
@@ -172,27 +176,82 @@ class Engine:
         if self.objective.raw:
             scale = float(np.median(self.loss))
         widths = [] if np.isinf(delta) else [d * scale for d in WIDTHS if d * scale > 1.5 * delta]
-        if np.isinf(delta) or self.where is None or not widths:
+        straight = np.isinf(delta) and self.where is not None and rows is None
+        if not straight and (np.isinf(delta) or self.where is None or not widths):
             theta = self._best(self._descend(np.inf, theta, small, rows, 1e-6, 30), max(count, 6))
-        for d in widths:
-            theta = self._descend(d, theta, small, rows, 1e-4, 20).theta
+        for d in widths:  # stragglers go on in the next width
+            theta = self._descend(d, theta, small, rows, 1e-4, 6).theta
         if rows is not None:
             theta = self._best(self._descend(delta, theta, small, rows, 1e-9, 60), 1)
-        damping = 1e-4 if np.isinf(delta) else 1e-1  # squares have just been minimised
+        # squares have just been minimised, if not straight away
+        damping = 1e-4 if np.isinf(delta) and not straight else 1e-1
         found = self._descend(delta, theta, w, None, 1e-14, 60, damping)
         if self.where is None:
             found = self._again(found, delta, w)
-        f = np.where(np.isfinite(found.f), found.f, np.inf)
+        return self._chosen(found, slice(None))
+
+    def cold_many(
+        self,
+        weights: Floats | None = None,
+        *,
+        losses: Floats | None = None,
+        count: int = 4,
+        seed: int = 0,
+    ) -> list[Optimum]:
+        """As many global fits as weights or losses [B, n] have rows, all of them in one batch.
+
+        weights override the runs' own (0: not among the runs of this fit), losses those of the
+        runs; either may be left out. What `cold` finds one by one, at a fraction of its time where
+        the law is a sum of powers; other laws are fitted one by one.
+        """
+        n = self.loss.size
+        cases = len(weights) if weights is not None else 1 if losses is None else len(losses)
+        own = np.ones(n) if self.weights is None else self.weights
+        w = np.broadcast_to(own, (cases, n)) if weights is None else weights
+        loss = np.broadcast_to(self.loss, (cases, n)) if losses is None else losses
+        delta = self.objective.solver_delta
+        if self.where is None or n > SCREEN_POINTS:
+            return [
+                replace(self, loss=np.array(loss[b])).cold(count=count, seed=seed, weights=w[b])
+                for b in range(cases)
+            ]
+        lower, upper = self.lower.copy(), self.upper.copy()
+        if self.law.powers is not None and self.law.powers.floor is not None:
+            e = len(self.law.powers.terms)
+            lower[e], upper[e] = floor_walls(loss)
+        out: list[Optimum] = []
+        for start in range(0, cases, max(1, LANES // (count * n))):
+            some = slice(start, start + max(1, LANES // (count * n)))
+            theta = screen_power_sum(self.law, self.where, loss[some], w[some], count)
+            theta = np.clip(theta.reshape(-1, theta.shape[-1]), lower, upper)
+            every = np.repeat(w[some], count, axis=0)
+            target = np.log(np.repeat(loss[some], count, axis=0))
+            for width in (*(d for d in WIDTHS if d > 1.5 * delta), delta):
+                last = width == delta
+                problem = replace(self.problem(width), target=target)
+                found = minimise(
+                    problem, theta, every, lower=lower, upper=upper,
+                    metric=ridged(problem.metric(theta, every)), scales=problem.scales,
+                    tol=1e-14 if last else 1e-4, max_iterations=60 if last else 6,
+                )  # fmt: skip
+                theta = found.theta
+            out += [self._chosen(found, slice(i, i + count)) for i in range(0, len(theta), count)]
+        return out
+
+    def _chosen(self, found: Solution, lanes: slice) -> Optimum:
+        """The best of some lanes, and how many of them agree with it."""
+        f = np.where(np.isfinite(found.f[lanes]), found.f[lanes], np.inf)
         best = int(np.argmin(f))
-        agree = int((f <= f[best] * (1 + 1e-6) + 1e-26 * n).sum())
+        agree = int((f <= f[best] * (1 + 1e-6) + 1e-26 * self.loss.size).sum())
+        theta = found.theta[lanes][best]
         return Optimum(
-            self.values(found.theta[best]),
-            found.theta[best],
+            self.values(theta),
+            theta,
             float(f[best]),
-            bool(found.converged[best]),
-            float(found.decrement[best]),
-            found.gradient[best],
-            found.hessian[best],
+            bool(found.converged[lanes][best]),
+            float(found.decrement[lanes][best]),
+            found.gradient[lanes][best],
+            found.hessian[lanes][best],
             len(f),
             agree,
             found.iterations,
@@ -321,6 +380,11 @@ class Engine:
             )
             theta = found.theta
         return found
+
+
+def floor_walls(loss: Floats) -> tuple[float, float]:
+    """Between which ln E is looked for."""
+    return float(np.log(loss.min())) - FLOOR_DEPTH, float(np.log(loss.max())) + 1.0
 
 
 def _array(values: Floats | None) -> Floats | None:

@@ -24,7 +24,7 @@ BLOCK = 30_000
 RIDGE = 1e-3
 
 # A factor loses no more than this share of itself in one step.
-LEAST_SHRINK = -0.8
+LEAST_SHRINK = -0.99
 
 # Which row of `weights` each lane uses; None: lane b uses row b.
 Lanes = NDArray[np.intp] | None
@@ -216,7 +216,8 @@ def minimise(
         iteration += 1
         if refresh and iteration % refresh == 0:
             metric = np.broadcast_to(metric, (lanes, p, p)).copy()
-            metric[alive] = ridged(problem.metric(theta[alive], weights))
+            mine = weights[alive] if weights is not None and weights.ndim == 2 else weights
+            metric[alive] = ridged(problem.metric(theta[alive], mine))
         t, ga, ha = theta[alive], g[alive], h[alive]
         frozen = ((t <= lower) & (ga > 0)) | ((t >= upper) & (ga < 0))
         m = metric if metric.ndim == 2 else metric[alive]

@@ -8,8 +8,9 @@ of the Hessian on the Chinchilla data from 3.5e11 to about 1e1.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import factorial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ SERIES = 18
 
 @dataclass(frozen=True)
 class PowerSumProblem:
-    """logs [K, n]: centred ln x_k of each term. target [n]: ln loss. delta: Huber's width.
+    """logs [K, n]: centred ln x_k of each term. target: ln loss, [n] or [B, n] where each lane has
+    losses of its own. delta: Huber's width.
 
     tie [full, p]: theta_full = tie @ theta, where full = (a_1..a_K, [e,] exponent_1..exponent_K);
     the identity unless terms share an exponent. above: factor on points above the law.
@@ -43,7 +45,7 @@ class PowerSumProblem:
 
     @property
     def points(self) -> int:
-        return int(self.target.size)
+        return int(self.target.shape[-1])
 
     @property
     def _tied(self) -> bool:
@@ -116,59 +118,22 @@ class PowerSumProblem:
         tables = None
         if lanes >= 32 and self.points <= BLOCK:
             tables = [self._series(full, k) for k in range(terms)]
-        moments = Moments.zeros(lanes, terms)
+        f = np.zeros(lanes)
+        sums = np.zeros((lanes, 2 + 8 * terms + 2 * terms * (terms + 1)))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b, i in pieces:
                 w = lane_weights(weights, b, i, index)
                 near = None
                 if tables is not None and i.stop - i.start == self.points:
                     near = [(c[b], table, far[b]) for c, table, far in tables]
-                self._block(full[b], i, w, exact, buffers, near, b, moments)
-            f = moments.f
-            g, h = self._assemble(moments, exact)
+                target = lane_weights(self.target, b, i, index)
+                self._block(full[b], i, target, w, exact, buffers, near, f[b], sums[b])
+            size = full.shape[1]
+            both = sums @ assembly(terms, self.floor, exact)
+        g, h = both[:, :size], both[:, size:].reshape(lanes, size, size)
         if self._tied:
             return f, g @ self.tie, self.tie.T @ h @ self.tie
-        return f, g, h
-
-    def _assemble(self, m: "Moments", exact: bool) -> tuple[Floats, Floats]:
-        """Gradient and Hessian from the sums over points; with s = 1 - sum p the floor's share."""
-        terms, size = self.logs.shape[0], self.tie.shape[0]
-        lanes = len(m.f)
-        g = np.zeros((lanes, size))
-        h = np.zeros((lanes, size, size))
-        e, slope = terms, terms + int(self.floor)  # where the floor and the exponents stand
-        for k in range(terms):
-            g[:, k], g[:, slope + k] = -m.pull[k][:, 0], m.pull[k][:, 1]
-            for j in range(k, terms):
-                both = m.pairs[k, j]
-                last, other = (both[:, 2], both[:, 1]) if j == k else (both[:, 3], both[:, 2])
-                h[:, k, j] = h[:, j, k] = both[:, 0]
-                h[:, slope + k, j] = h[:, j, slope + k] = -both[:, 1]
-                h[:, slope + j, k] = h[:, k, slope + j] = -other
-                h[:, slope + k, slope + j] = h[:, slope + j, slope + k] = last
-            if exact:
-                h[:, k, k] -= m.pull[k][:, 0]
-                h[:, k, slope + k] += m.pull[k][:, 1]
-                h[:, slope + k, k] += m.pull[k][:, 1]
-                h[:, slope + k, slope + k] -= m.pull[k][:, 2]
-        if not self.floor:
-            return g, h
-        rest = m.pull_all - sum(one[:, 0] for one in m.pull)
-        g[:, e] = -rest
-        h[:, e, e] = m.all
-        if exact:
-            h[:, e, e] -= rest
-        for k in range(terms):
-            crossed = m.single[k][:, :2].copy()  # becomes the sum of c s p_k [1, z_k]
-            h[:, e, e] -= 2.0 * m.single[k][:, 0]
-            for j in range(terms):
-                both = m.pairs[min(k, j), max(k, j)]
-                h[:, e, e] += both[:, 0]
-                crossed[:, 0] -= both[:, 0]
-                crossed[:, 1] -= both[:, 1 if k <= j else 2]
-            h[:, k, e] = h[:, e, k] = crossed[:, 0]
-            h[:, slope + k, e] = h[:, e, slope + k] = -crossed[:, 1]
-        return g, h
+        return f, g.copy(), h.copy()
 
     def _series(self, full: Floats, k: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """exp(a - alpha z) of many lanes as one matrix product: exponents of resamples lie close
@@ -197,15 +162,17 @@ class PowerSumProblem:
         self,
         theta: Floats,
         rows: slice,
+        target: Any,
         w: Floats | None,
         exact: bool,
         buffers: Floats,
         near: list[tuple[Floats, Floats, NDArray[np.bool_]]] | None,
-        lanes: slice,
-        moments: "Moments",
+        f: Floats,
+        sums: Floats,
     ) -> None:
-        """Add one block's sums to the moments of its lanes. w: [n], [lanes, n] or None.
+        """Add one block to f [lanes] and to the sums [lanes, ...] that `assembly` lists (views).
 
+        target, w: [n] or [lanes, n]; w may be None.
         Few buffers, each used for several things in turn: they should stay in the cache.
         """
         terms = self.logs.shape[0]
@@ -232,7 +199,7 @@ class PowerSumProblem:
             else:
                 total += u
         np.log(total, out=r)
-        np.subtract(self.target[rows], r, out=r)
+        np.subtract(target, r, out=r)
         np.reciprocal(total, out=total)
         for u in share:
             u *= total
@@ -248,8 +215,8 @@ class PowerSumProblem:
             np.copyto(wpsi, psi)
         else:
             np.multiply(psi, w, out=wpsi)
-        moments.f[lanes] += np.einsum("ij,ij->i", wpsi, r)
-        moments.f[lanes] -= 0.5 * np.einsum("ij,ij->i", wpsi, psi)
+        f += np.einsum("ij,ij->i", wpsi, r)
+        f -= 0.5 * np.einsum("ij,ij->i", wpsi, psi)
         c = total
         if squares:
             c.fill(1.0)
@@ -265,45 +232,76 @@ class PowerSumProblem:
             c += wpsi
         spare = r
         if self.floor:
-            moments.all[lanes] += c @ ones
-            moments.pull_all[lanes] += wpsi @ ones
+            sums[:, 0] += c @ ones
+            sums[:, 1] += wpsi @ ones
+        column = 2
         for k in range(terms):
+            powers = self._powers[k][rows]
             np.multiply(wpsi, share[k], out=spare)
-            moments.pull[k][lanes] += spare @ self._powers[k][rows]
+            sums[:, column : column + 4] += spare @ powers
             np.multiply(c, share[k], out=cp)
             if self.floor:
-                moments.single[k][lanes] += cp @ self._powers[k][rows]
+                sums[:, column + 4 : column + 8] += cp @ powers
+            column += 8
             for j in range(k, terms):
                 np.multiply(cp, share[j], out=spare)
-                moments.pairs[k, j][lanes] += spare @ self._pairs[k, j][rows]
+                sums[:, column : column + 4] += spare @ self._pairs[k, j][rows]
+                column += 4
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Sums over points, for each lane: f; with c the weight of J J' in the Hessian, c and w psi
-    alone (all, pull_all [B]), times p_k [1, z_k, z_k^2, 0] (single, pull [K][B, 4]), and c p_k p_j
-    times the columns of `_pairs` (pairs [B, 4])."""
+@cache
+def assembly(terms: int, floor: bool, exact: bool) -> Floats:
+    """The matrix that makes gradient and Hessian (flat) of the sums over points.
 
-    f: Floats
-    all: Floats
-    pull_all: Floats
-    single: list[Floats]
-    pull: list[Floats]
-    pairs: dict[tuple[int, int], Floats]
-
-    @classmethod
-    def zeros(cls, lanes: int, terms: int) -> "Moments":
-        def four() -> Floats:
-            return np.zeros((lanes, 4))
-
-        return cls(
-            np.zeros(lanes),
-            np.zeros(lanes),
-            np.zeros(lanes),
-            [four() for _ in range(terms)],
-            [four() for _ in range(terms)],
-            {(k, j): four() for k in range(terms) for j in range(k, terms)},
-        )
+    The sums, with c the weight of J J' in the Hessian and s = 1 - sum p the floor's share: of c; of
+    w psi; then for each term k of w psi p_k and of c p_k, each times 1, z_k, z_k^2, 0; and for each
+    j from k on of c p_k p_j, times the columns of `_pairs`. exact: with the curvature of ln S.
+    """
+    count = 2 + 8 * terms + 2 * terms * (terms + 1)
+    size = 2 * terms + int(floor)
+    e, slope = terms, terms + int(floor)  # where the floor and the exponents stand
+    unit = np.eye(count)
+    g, h = np.zeros((size, count)), np.zeros((size, size, count))
+    pull, single, pairs = [], [], {}
+    column = 2
+    for k in range(terms):
+        pull.append(unit[column : column + 4])
+        single.append(unit[column + 4 : column + 8])
+        column += 8
+        for j in range(k, terms):
+            pairs[k, j] = unit[column : column + 4]
+            column += 4
+    for k in range(terms):
+        g[k], g[slope + k] = -pull[k][0], pull[k][1]
+        for j in range(k, terms):
+            both = pairs[k, j]
+            last, other = (both[2], both[1]) if j == k else (both[3], both[2])
+            h[k, j] = h[j, k] = both[0]
+            h[slope + k, j] = h[j, slope + k] = -both[1]
+            h[slope + j, k] = h[k, slope + j] = -other
+            h[slope + k, slope + j] = h[slope + j, slope + k] = last
+        if exact:
+            h[k, k] -= pull[k][0]
+            h[k, slope + k] += pull[k][1]
+            h[slope + k, k] += pull[k][1]
+            h[slope + k, slope + k] -= pull[k][2]
+    if floor:
+        rest = unit[1] - sum(one[0] for one in pull)
+        g[e] = -rest
+        h[e, e] = unit[0] - (rest if exact else 0.0)
+        for k in range(terms):
+            crossed, slant = single[k][0].copy(), single[k][1].copy()  # of c s p_k 1 and z_k
+            h[e, e] -= 2.0 * single[k][0]
+            for j in range(terms):
+                both = pairs[min(k, j), max(k, j)]
+                h[e, e] += both[0]
+                crossed -= both[0]
+                slant -= both[1 if k <= j else 2]
+            h[k, e] = h[e, k] = crossed
+            h[slope + k, e] = h[e, slope + k] = -slant
+    out = np.concatenate([g, h.reshape(size * size, count)]).T.copy()
+    out.flags.writeable = False
+    return out
 
 
 @dataclass(frozen=True)

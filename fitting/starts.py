@@ -6,6 +6,7 @@ problem with a closed form. So the search is over exponents only (condition numb
 """
 
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from fitting.power_sums import Coordinates
 
 # The screen looks at no more than this many points; more tell it nothing new.
 SCREEN_POINTS = 2_000
+
+# So many sets of losses or weights are screened at once: some MB of normal equations.
+TOGETHER = 16
 
 
 def best_non_negative(gram: Floats, rhs: Floats, signs: list[bool]) -> tuple[Floats, Floats]:
@@ -32,73 +36,96 @@ def best_non_negative(gram: Floats, rhs: Floats, signs: list[bool]) -> tuple[Flo
     ridge = 1e-13 * diagonal
     free = [j for j in range(m) if not signs[j]]
     held = [j for j in range(m) if signs[j]]
+    rest = np.arange(cases)  # a solution of all columns that is positive is the answer
     for size in range(len(held), -1, -1):
         for chosen in combinations(held, size):
             keep = sorted((*chosen, *free))
-            if not keep:
+            if not keep or not rest.size:
                 continue
-            a = gram[:, keep][:, :, keep] + np.eye(len(keep)) * ridge[:, keep][:, None, :]
-            c = cholesky_solve(a, rhs[:, keep])
-            value = -np.einsum("gj,gj->g", c, rhs[:, keep])
-            good = np.isfinite(value)
+            pick = np.ix_(rest, keep)
+            a = gram[rest][:, keep][:, :, keep] + np.eye(len(keep)) * ridge[pick][:, None, :]
+            c = cholesky_solve(a, rhs[pick])
+            value = -np.einsum("gj,gj->g", c, rhs[pick])
+            good = np.isfinite(value) & (value < best[rest])
             for position, j in enumerate(keep):
                 if signs[j]:
                     good &= c[:, position] > 0
-            good &= value < best
-            best[good] = value[good]
-            rows = np.zeros((int(good.sum()), m))
+            won = rest[good]
+            best[won] = value[good]
+            rows = np.zeros((won.size, m))
             rows[:, keep] = c[good]
-            coefficients[good] = rows
+            coefficients[won] = rows
+            if size == len(held):
+                rest = rest[~good]
     return best, coefficients
 
 
 def screen_power_sum(
     law: Law, where: Coordinates, loss: Floats, weights: Floats | None, count: int
 ) -> Floats:
-    """`count` starts [count, p] in centred coordinates for a sum of powers."""
+    """`count` starts [B, count, p] in centred coordinates for a sum of powers, for each row of
+    loss [B, n]; weights: None, or [B, n]. The powers of the inputs are shared by all rows."""
     powers = law.powers
     assert powers is not None
-    terms = powers.terms
-    exponents = list(dict.fromkeys(e for _, _, e in terms))
+    exponents = list(dict.fromkeys(e for _, _, e in powers.terms))
     walls = {p.name: p.link for p in law.params}
     points = {1: 120, 2: 40, 3: 14}.get(len(exponents), 8)
     axes = []
     for name in exponents:
         low, high = max(walls[name].lower, 0.0), min(walls[name].upper, 3.0)
         axes.append(np.linspace(max(0.03, low), max(min(1.5, high), 0.06), points))
-    root = 1.0 / loss if weights is None else np.sqrt(weights) / loss
-    goal = root * loss
-    columns: list[Floats] = []  # one [points on the axis, n] stack for each term
-    for k, (_, _, e) in enumerate(terms):
-        axis = axes[exponents.index(e)]
-        columns.append(np.exp(np.multiply.outer(-axis, where.logs[k])) * root)
-    m = len(terms) + int(powers.floor is not None)
+    columns = [  # for each term, its power on the axis of its exponent: [points of the axis, n]
+        np.exp(np.multiply.outer(-axes[exponents.index(e)], where.logs[k]))
+        for k, (_, _, e) in enumerate(powers.terms)
+    ]
     grid = np.array(list(product(range(points), repeat=len(exponents))))
-    at = [grid[:, exponents.index(e)] for _, _, e in terms]
-    gram = np.empty((len(grid), m, m))
-    rhs = np.empty((len(grid), m))
-    for k in range(len(terms)):
-        rhs[:, k] = (columns[k] @ goal)[at[k]]
-        for j in range(k, len(terms)):
-            gram[:, k, j] = gram[:, j, k] = (columns[k] @ columns[j].T)[at[k], at[j]]
-        if powers.floor:
-            gram[:, k, -1] = gram[:, -1, k] = (columns[k] @ root)[at[k]]
-    if powers.floor:
-        gram[:, -1, -1] = root @ root
-        rhs[:, -1] = root @ goal
-    value, coefficient = best_non_negative(gram, rhs, [True] * m)
-    shape = (points,) * len(exponents)
-    chosen = _spread(value, shape, count)
-    # a coefficient of zero has no logarithm: start it at a thousandth of the loss
-    c = np.maximum(coefficient[chosen], 1e-3 * float(np.median(loss)))
-    theta = np.concatenate(
-        [np.log(c), *(a[grid[chosen, d]][:, None] for d, a in enumerate(axes))], axis=1
-    )
+    at = [grid[:, exponents.index(e)] for _, _, e in powers.terms]
+    pull = 1.0 / loss if weights is None else weights / loss
+    m = len(columns) + int(powers.floor is not None)
+    theta = np.empty((len(loss), count, m + len(exponents)))
+    for b in range(0, len(loss), TOGETHER):
+        some = slice(b, b + TOGETHER)
+        gram, rhs = _normal(columns, at, pull[some], pull[some] / loss[some], m)
+        value, coefficient = best_non_negative(
+            gram.reshape(-1, m, m), rhs.reshape(-1, m), [True] * m
+        )
+        value, coefficient = value.reshape(rhs.shape[:2]), coefficient.reshape(rhs.shape)
+        for j in range(len(value)):
+            chosen = _spread(value[j], (points,) * len(exponents), count)
+            # a coefficient of zero has no logarithm: start it at a thousandth of the loss
+            least = 1e-3 * float(np.median(loss[b + j]))
+            theta[b + j, :, :m] = np.log(np.maximum(coefficient[j, chosen], least))
+            for d, axis in enumerate(axes):
+                theta[b + j, :, m + d] = axis[grid[chosen, d]]
     return theta
 
 
+def _normal(
+    columns: list[Floats], at: list[Any], pull: Floats, square: Floats, m: int
+) -> tuple[Floats, Floats]:
+    """Normal equations of relative least squares in each cell of the grid: [B, cells, m, m] and
+    [B, cells, m]. at: where each term's column is in a cell; pull, square [B, n]: w/L, w/L^2."""
+    lanes, cells = len(pull), len(at[0])
+    gram = np.empty((lanes, cells, m, m))
+    rhs = np.empty((lanes, cells, m))
+    for k, column in enumerate(columns):
+        rhs[:, :, k] = (pull @ column.T)[:, at[k]]
+        for j in range(k, len(columns)):
+            if j == k:
+                both = (square @ (column * column).T)[:, at[k]]
+            else:
+                both = np.matmul(column * square[:, None, :], columns[j].T)[:, at[k], at[j]]
+            gram[:, :, k, j] = gram[:, :, j, k] = both
+        if m > len(columns):
+            gram[:, :, k, -1] = gram[:, :, -1, k] = (square @ column.T)[:, at[k]]
+    if m > len(columns):
+        gram[:, :, -1, -1] = square.sum(axis=1)[:, None]
+        rhs[:, :, -1] = pull.sum(axis=1)[:, None]
+    return gram, rhs
+
+
 def _spread(value: Floats, shape: tuple[int, ...], count: int) -> list[int]:
-    """The best local minima, then the best cells of regions that hold none."""
+    """`count` cells: the best local minima, the best cells of regions that hold none, the rest."""
     cube = value.reshape(shape)
     low = np.ones(shape, dtype=bool)
     for axis in range(cube.ndim):
@@ -119,6 +146,7 @@ def _spread(value: Floats, shape: tuple[int, ...], count: int) -> list[int]:
         others = order[np.sort(firsts)]
         others = others[~np.isin(region[others], region[minima])]
         minima = np.concatenate([minima, others[: count - minima.size]])
+        minima = np.concatenate([minima, order[~np.isin(order, minima)][: count - minima.size]])
     return [int(i) for i in minima]
 
 
