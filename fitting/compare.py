@@ -192,8 +192,8 @@ def _judge(
     for small in splits:
         refuse(law, runs.select(small))
     engine = Engine.of(law, runs, objective)
-    own = 1.0 if engine.weights is None else engine.weights
-    found = engine.cold_many(np.array(splits) * own, seed=seed) if splits else []
+    own = np.ones(len(runs)) if engine.weights is None else engine.weights
+    found = engine.cold_many(np.array(splits, dtype=float) * own, seed=seed) if splits else []
     off: list[Floats] = []
     penalties: list[float] = []
     for small, best in zip(splits, found, strict=True):

@@ -150,7 +150,9 @@ class Engine:
         if self.where is not None:
             where = replace(self.where, logs=self.where.logs[:, rows])
             own = None if w is None else w[None]
-            found = screen_power_sum(self.law, where, self.loss[None, rows], own, count)[0]
+            found = np.asarray(
+                screen_power_sum(self.law, where, self.loss[None, rows], own, count)[0]
+            )
         else:
             found = screen_generic(
                 self.law,
@@ -160,7 +162,7 @@ class Engine:
                 max(count, 3 * len(self.law.params)),
                 seed,
             )
-        return np.clip(found, self.lower, self.upper)
+        return np.asarray(np.clip(found, self.lower, self.upper))
 
     def cold(self, *, count: int = 4, seed: int = 0, weights: Floats | None = None) -> Optimum:
         """The global optimum from no start values at all. weights override the runs' own."""

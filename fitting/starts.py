@@ -42,7 +42,7 @@ def best_non_negative(gram: Floats, rhs: Floats, signs: list[bool]) -> tuple[Flo
             keep = sorted((*chosen, *free))
             if not keep or not rest.size:
                 continue
-            pick = np.ix_(rest, keep)
+            pick = rest[:, None], np.array(keep)
             a = gram[rest][:, keep][:, :, keep] + np.eye(len(keep)) * ridge[pick][:, None, :]
             c = cholesky_solve(a, rhs[pick])
             value = -np.einsum("gj,gj->g", c, rhs[pick])
