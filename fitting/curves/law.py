@@ -41,6 +41,7 @@ class CurveLaw:
     starts: tuple[Mapping[str, float], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_size: bool = False
+    signed: tuple[str, ...] = ()  # linear parameters that may be negative
 
     @property
     def param_names(self) -> tuple[str, ...]:

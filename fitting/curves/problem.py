@@ -131,6 +131,7 @@ class CurveProblem:
         thin = max(1, self.points // 120)
         found, scores = [], []
         linear = [self.law.param_names.index(name) for name in self.law.linear]
+        free = [self.law.linear.index(name) for name in self.law.signed]
         some = [
             {k: v[::thin] if len(v) == len(one["log_s1"]) else v for k, v in one.items()}
             for one in self.features
@@ -150,9 +151,16 @@ class CurveProblem:
                 continue
             scale = np.linalg.norm(design, axis=0)
             scale = np.where(scale > 0, scale, 1.0)
-            solved, _ = nnls(design / scale, np.ones(target.size))
+            scaled = np.concatenate([design / scale, -(design / scale)[:, free]], axis=1)
+            solved, _ = nnls(scaled, np.ones(target.size))
+            both = solved[: len(linear)]
+            both[free] -= solved[len(linear) :]
+            both = both / scale
+            least = 1e-6 * np.abs(both).max()
             values = row.copy()
-            values[linear] = np.maximum(solved / scale, 1e-6 * np.abs(solved / scale).max())
+            values[linear] = np.where(
+                np.isin(np.arange(len(linear)), free), both, np.maximum(both, least)
+            )
             fitted = design @ values[linear]
             with np.errstate(all="ignore"):
                 scores.append(float(penalty(-np.log(fitted), self.delta).sum()))
