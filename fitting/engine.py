@@ -184,11 +184,14 @@ class Engine:
         for d in widths:  # stragglers go on in the next width
             theta = self._descend(d, theta, small, rows, 1e-4, 6).theta
         if rows is not None:
-            theta = self._best(self._descend(delta, theta, small, rows, 1e-9, 60), 1)
+            thin = self._descend(delta, theta, small, rows, 1e-9, 60)
+            if self.where is None:
+                thin = self._again(thin, delta, small, rows)
+            theta = self._best(thin, 1)
         # squares have just been minimised, if not straight away
         damping = 1e-4 if np.isinf(delta) and not straight else 1e-1
         found = self._descend(delta, theta, w, None, 1e-14, 60, damping)
-        if self.where is None:
+        if self.where is None and rows is None:
             found = self._again(found, delta, w)
         return self._chosen(found, slice(None))
 
@@ -259,7 +262,9 @@ class Engine:
             found.iterations,
         )
 
-    def _again(self, found: Solution, delta: float, weights: Floats | None) -> Solution:
+    def _again(
+        self, found: Solution, delta: float, weights: Floats | None, rows: Any = None
+    ) -> Solution:
         """Descend once more from the best point, with its own metric, and from beside it.
 
         A generic law may creep along a valley under the metric of a far start; and a Huber
@@ -281,7 +286,7 @@ class Engine:
                     aside /= max(1.0, float(np.abs(aside).max()) / 2.0)
                     starts += [theta + aside, theta - aside]
         again = self._descend(
-            delta, np.clip(np.array(starts), self.lower, self.upper), weights, None, 1e-14, 400
+            delta, np.clip(np.array(starts), self.lower, self.upper), weights, rows, 1e-14, 400
         )
 
         def both(name: str) -> Any:
@@ -314,10 +319,12 @@ class Engine:
         damping: float = 1e-1,
     ) -> Solution:
         problem = self.problem(delta, rows)
+        # fresh metrics help lanes that start far off; one that was fitted to a sample starts near
+        far = self.where is None and problem.points <= 10 * SCREEN_POINTS
         return minimise(
             problem, theta, weights, lower=self.lower, upper=self.upper, tol=tol,
             metric=ridged(problem.metric(theta, weights)), max_iterations=most, damping=damping,
-            refresh=3 if self.where is None else 0, scales=problem.scales,
+            refresh=3 if far else 0, scales=problem.scales,
         )  # fmt: skip
 
     def warm(
