@@ -12,6 +12,8 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from app import dashboard
 from app.api import (
+    allocations,
+    calibrations,
     errors,
     events,
     fits,
@@ -69,6 +71,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         runs.router,
         sweeps.router,
         jobs.router,
+        allocations.router,
+        calibrations.router,
         fits.router,
         operations.router,
         operations.open_router,

@@ -1,4 +1,4 @@
-"""/v1/laws, /v1/compare, /v1/fits, /v1/predictions, /v1/allocations, /v1/forecasts"""
+"""/v1/laws, /v1/compare, /v1/fits, /v1/predictions, /v1/forecasts"""
 
 from typing import Annotated
 
@@ -10,8 +10,6 @@ from app.api.dependencies import Cursor, DatabaseDep, Id, IdQuery, Limit
 from app.api.idempotency import IdempotentRoute
 from app.api.schemas.common import PageOf
 from app.api.schemas.fits import (
-    AllocationIn,
-    AllocationOut,
     CompareIn,
     CompareOut,
     DiagnosticsOut,
@@ -27,7 +25,6 @@ from app.api.schemas.fits import (
 )
 from app.api.schemas.jobs import JobOut
 from app.services import (
-    allocations,
     comparisons,
     diagnostics,
     fits,
@@ -194,14 +191,6 @@ def get_prediction(prediction_id: Id, database: DatabaseDep) -> PredictionOut:
     """One prediction that was kept."""
     with database.begin() as connection:
         return PredictionOut.of(predictions.get(connection, prediction_id))
-
-
-@router.post("/allocations", tags=["allocations"])
-def create_allocation(body: AllocationIn, database: DatabaseDep) -> AllocationOut:
-    """How to spend a budget: the N and D of least loss, how sure that is, how flat the valley."""
-    with database.begin() as connection:
-        found = allocations.allocate_budget(connection, body.fit, body.budget(), body.options())
-    return AllocationOut.model_validate({"fit": body.fit, **found.to_dict()})
 
 
 @router.post("/forecasts", status_code=201, tags=["forecasts"], dependencies=[SUBMIT])

@@ -14,6 +14,30 @@ PROBLEM_STATUSES = {
 }
 PREDICTION = {"fit": 1, "points": [{"N": 7e10, "D": 1.4e12}]}
 ALLOCATION = {"fit": 1, "budget_flops": 1e21}
+SHAPE = {
+    "d_model": 2048, "n_layers": 24, "d_ff": 5632, "vocab_size": 32000, "n_heads": 16,
+    "seq_len": 2048,
+}  # fmt: skip
+SETUP = {"batch_tokens": 524288, "gpus": 8}
+SIZES = [(512, 8), (768, 12), (1024, 16), (1536, 24), (2048, 16), (2048, 32)]
+CALIBRATION = {
+    "hardware": "eight GPUs of ours",
+    "measurements": [
+        {
+            "shape": {**SHAPE, "d_model": d, "n_layers": n, "d_ff": 2 * d, "n_heads": d // 64},
+            "setup": SETUP,
+            "seconds": 4e-9 * n * d * d,
+        }
+        for d, n in SIZES
+    ],
+}
+TIME = {"gpu": "h100-sxm", "shape": SHAPE, "setup": SETUP, "tokens": 4e10}
+PLAN = {
+    "fit": 1,
+    "machine": {"gpu": "h100-sxm"},
+    "gpu_hours": 500,
+    "shapes": {"family": SHAPE, "setup": SETUP, "depths": [12, 24]},
+}
 FORECAST = {"fit": 1, "inputs": {"N": 1e9, "D": 2e10}, "project": "demo"}
 
 
@@ -75,7 +99,9 @@ def _set_examples(document: dict[str, Any]) -> None:
         "/v1/compare": {"every law that can": {"points": points}},
         "/v1/fits": fits | {"the law that forecasts best": {"law": "auto", "points": points}},
         "/v1/predictions": {"one point": PREDICTION},
-        "/v1/allocations": {"a budget in FLOPs": ALLOCATION},
+        "/v1/allocations": {"a budget in FLOPs": ALLOCATION, "GPU-hours of a machine": PLAN},
+        "/v1/calibrations": {"measured steps": CALIBRATION},
+        "/v1/predictions/time": {"by a data sheet": TIME},
         "/v1/forecasts": {"of inputs": FORECAST},
     }
     for path, examples in by_path.items():

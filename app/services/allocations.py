@@ -6,9 +6,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.services import fits
-from fitting import Allocation, AllocationProblem, allocate
+from app.services import calibrations, fits
+from app.services.calibrations import Machine
+from fitting import Allocation, AllocationProblem, FittingError, allocate
 from fitting.costs import budget_flops as flops_bought
+from fitting.planning import Budget, ShapeAllocation, ShapeProblem, allocate_shape, run_config
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,40 @@ def allocate_budget(
     fit = fits.load(connection, fit_id)
     flops = budget.flops() if isinstance(budget, Money) else float(budget)
     return allocate(AllocationProblem(fit=fit, budget_flops=flops, **dict(options or {})))
+
+
+def allocate_on_machine(
+    connection: Connection,
+    fit_id: int,
+    machine: Machine,
+    budget: Budget,
+    *,
+    beside: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The shape, tokens, GPUs and batch of least loss where the clock decides, as JSON.
+
+    `beside` is a fit to be solved for comparison; `options` are the other fields of
+    `fitting.planning.ShapeProblem`.
+    """
+    model = calibrations.step_time(connection, machine)
+    plan = allocate_shape(
+        ShapeProblem(
+            fit=fits.load(connection, fit_id),
+            step_time=model,
+            budget=budget,
+            beside=None if beside is None else fits.load(connection, beside),
+            **dict(options or {}),
+        )
+    )
+    return dict(
+        fits.finite({**plan.to_dict(), "hardware": model.hardware, "config": _config(plan)})
+    )
+
+
+def _config(plan: ShapeAllocation) -> dict[str, Any] | None:
+    """What `python -m workers.proxy.train` reads; None for a shape that it does not build."""
+    try:
+        return run_config(plan.shape, plan.setup, plan.optimal["D"])
+    except FittingError:
+        return None

@@ -40,8 +40,8 @@ class StoredFit:
 class FitPoint:
     """One finished run as a fit sees it: N and D, its FLOPs where known, its last loss.
 
-    label, inputs: what an import wrote into the run's config: the name that its rows share, and
-    every input by name.
+    label, inputs: from the run's config: of an import, the name that its rows share and every input
+    by name; of a run trained here, width and depth.
     """
 
     run_id: int
@@ -163,7 +163,10 @@ def select_points(
                 r.flops_exact, r.flops_6nd, r.flops_palm, r.unique_tokens,
                 r.recipe, r.cooled, r.seed, r.kind, r.sweep_id, r.parent_run_id,
                 e.tokens as eval_tokens, e.bytes as eval_bytes,
-                r.config ->> 'run' as label, r.config -> 'inputs' as inputs
+                r.config ->> 'run' as label,
+                coalesce(r.config -> 'inputs', jsonb_build_object(
+                    'width', r.config -> 'model' -> 'd_model',
+                    'depth', r.config -> 'model' -> 'n_layers')) as inputs
             from runs r
             left join lateral (
                 select * from evaluations

@@ -23,7 +23,6 @@ from app.api.schemas.common import (
 from app.api.schemas.imports import FlopsConvention, LossUnit, NConvention
 from app.errors import ServiceError
 from app.services import fits, laws, predictions
-from app.services.allocations import Money
 from app.storage.predictions import StoredPrediction
 from fitting.objective import ObjectiveKind
 
@@ -358,73 +357,6 @@ class PredictionOut(Answer):
                 "created_at": stored.created_at,
             }
         )
-
-
-class AllocationIn(Request):
-    """One budget: `budget_flops`, or GPU-hours, dollars, or hours of GPUs."""
-
-    fit: RunId
-    budget_flops: PositiveFloat | None = None
-    gpu_hours: PositiveFloat | None = None
-    dollars: PositiveFloat | None = None
-    dollars_per_gpu_hour: PositiveFloat | None = None
-    hours: PositiveFloat | None = None
-    gpus: PositiveFloat | None = None
-    peak_flops_per_second: PositiveFloat = Field(
-        default=989e12, description="Of one GPU; default: H100, dense bf16."
-    )
-    utilisation: float = Field(default=0.4, gt=0, le=1, description="MFU.")
-    flops_per_parameter_token: PositiveFloat = 6.0
-    fixed: dict[str, PositiveFloat] = Field(default_factory=dict)
-    max_tokens: PositiveFloat | None = None
-    sizes: list[PositiveFloat] | None = Field(default=None, min_length=1, max_length=1000)
-    inference_tokens: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    level: Level | None = None
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> "AllocationIn":
-        others = (self.gpu_hours, self.dollars, self.hours, self.gpus)
-        if self.budget_flops is not None and any(other is not None for other in others):
-            raise ValueError("give one budget: budget_flops, gpu_hours, dollars, or hours and gpus")
-        return self
-
-    def budget(self) -> float | Money:
-        if self.budget_flops is not None:
-            return self.budget_flops
-        return Money(
-            gpu_hours=self.gpu_hours,
-            dollars=self.dollars,
-            hours=self.hours,
-            gpus=self.gpus,
-            peak_flops_per_second=self.peak_flops_per_second,
-            utilisation=self.utilisation,
-            dollars_per_gpu_hour=self.dollars_per_gpu_hour,
-        )
-
-    def options(self) -> dict[str, Any]:
-        return {
-            "flops_per_parameter_token": self.flops_per_parameter_token,
-            "fixed": self.fixed,
-            "max_tokens": self.max_tokens,
-            "sizes": self.sizes,
-            "inference_tokens": self.inference_tokens,
-            "level": self.level,
-        }
-
-
-class AllocationOut(Answer):
-    """optimal: N, D, loss and its interval; intervals: of the optimum over the fit's draws;
-    valley: where along the budget the loss is as good as the best."""
-
-    fit: int
-    budget_flops: float
-    level: float
-    optimal: dict[str, Any]
-    intervals: dict[str, Any]
-    valley: dict[str, Any]
-    exponents: dict[str, Any] | None
-    closed_form: dict[str, Any] | None
-    warnings: list[dict[str, Any]]
 
 
 class ForecastIn(Request):
