@@ -33,7 +33,7 @@ from workers.proxy.train import train
 GENERAL, DOMAIN = "english", "code"
 PEAK_LR = 3e-3
 PRETRAIN_STEPS, BRANCH_AT = 4000, (2000, 3000, 4000)
-STEPS = 1500
+STEPS, LONGER = 1000, 1500
 BATCH_TOKENS = 1024
 EVALUATION_TOKENS = 32_768
 COLUMNS = (
@@ -66,16 +66,16 @@ class Plan:
         return self.start[0] if self.start and self.name.startswith("pretrain") else None
 
 
-def constant() -> dict[str, Any]:
-    return {"kind": "constant", "steps": STEPS}
+def constant(steps: int = STEPS) -> dict[str, Any]:
+    return {"kind": "constant", "steps": steps}
 
 
-def falling(kind: str, warmup: int = 0) -> dict[str, Any]:
-    return {"kind": kind, "steps": STEPS, "warmup_steps": warmup}
+def falling(kind: str, steps: int = STEPS, warmup: int = 0) -> dict[str, Any]:
+    return {"kind": kind, "steps": steps, "warmup_steps": warmup}
 
 
 def rewarmed_wsd() -> dict[str, Any]:
-    return {"kind": "wsd", "steps": STEPS, "warmup_steps": 100, "cooldown_steps": 400}
+    return {"kind": "wsd", "steps": STEPS, "warmup_steps": 100, "cooldown_steps": 300}
 
 
 TRUNK, ANNEALED = "pretrain", "pretrain-annealed"
@@ -92,23 +92,22 @@ PLANS = (
         ANNEALED, "fit", {"kind": "wsd", "steps": PRETRAIN_STEPS, "cooldown_steps": 1000, **WARM},
         start=AT_3K, seed=0,
     ),
-    Plan("constant-4k", "fit", constant(), AT_4K),
-    Plan("linear-3k", "held_out", falling("linear"), AT_3K),
-    Plan("cosine-4k", "fit", falling("cosine"), AT_4K),
-    Plan("replay25-4k", "fit", falling("cosine"), AT_4K, replay=0.25),
+    Plan("constant-4k", "fit", constant(LONGER), AT_4K),
+    Plan("linear-3k", "held_out", falling("linear", LONGER), AT_3K),
+    Plan("cosine-4k", "fit", falling("cosine", LONGER), AT_4K),
+    Plan("replay25-4k", "fit", falling("cosine", LONGER), AT_4K, replay=0.25),
     Plan("replay75-4k", "fit", falling("cosine"), AT_4K, replay=0.75),
-    Plan("replay40-4k", "held_out", falling("cosine"), AT_4K, replay=0.40),
     Plan("rewarmed-wsd", "fit", rewarmed_wsd(), COLD, momentum="reset"),
+    Plan("replay40-4k", "held_out", falling("cosine"), AT_4K, replay=0.40),
     Plan("rewarmed-wsd-half", "fit", rewarmed_wsd(), COLD, peak=0.5, momentum="reset"),
-    Plan("rewarmed-cosine-75", "held_out", falling("cosine", 100), COLD, peak=0.75,
-         momentum="reset"),
     Plan("constant-2k", "fit", constant(), AT_2K),
+    Plan("rewarmed-cosine-75", "held_out", falling("cosine", warmup=100), COLD, peak=0.75,
+         momentum="reset"),
     Plan("replay50-4k", "fit", falling("cosine"), AT_4K, replay=0.50),
+    Plan("replay50-4k-seed2", "repeat", falling("cosine"), AT_4K, replay=0.50, seed=2),
+    Plan("rewarmed-wsd-seed2", "repeat", rewarmed_wsd(), COLD, momentum="reset", seed=2),
+    Plan("constant-2k-seed2", "repeat", constant(), AT_2K, seed=2),
     Plan("constant-3k", "held_out", constant(), AT_3K),
-    Plan("replay33-linear-3k", "held_out", falling("linear"), AT_3K, replay=1 / 3),
-    Plan("cosine-4k-seed2", "repeat", falling("cosine"), AT_4K, seed=2),
-    Plan("cosine-4k-seed3", "repeat", falling("cosine"), AT_4K, seed=3),
-    Plan("linear-3k-seed2", "repeat", falling("linear"), AT_3K, seed=2),
 )  # fmt: skip
 
 
@@ -176,11 +175,9 @@ def evaluated(plan: Plan) -> Iterator[int]:
     yield 0
     yield from (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90)
     yield from range(100, 400, 25)
-    if plan.kind == "continual":
-        yield from range(400, steps, 50)
-    else:
-        yield from range(400, steps, 100)
-        yield from (range(3000, 4000, 50) if plan.name == ANNEALED else ())
+    yield from range(400, steps, 50 if steps == LONGER else 100)
+    if plan.name == ANNEALED:
+        yield from range(3000, 4000, 50)
 
 
 def checkpoint_of(start: tuple[str, int], work: Path) -> str:

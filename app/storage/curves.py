@@ -4,7 +4,7 @@ While a run trains its points are written by recording.py; here are the curves t
 elsewhere, the roll-up that a finished run gets, and every way to read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from psycopg import sql
 from sqlalchemy import Connection, Row, text
 
+from app.storage.binary import Field, copied
 from app.storage.errors import Conflict
 
 MAX_ROWS = 1000
-COPY_BLOCK_ROWS = 50_000
 
 # Buckets of equal width in log(step): a curve looks as good early as late, and about three
 # quarters of them are filled (the first steps are further apart than a bucket is wide).
@@ -71,19 +71,21 @@ def copy_points(connection: Connection, points: Points, *, keep_first: bool = Fa
     finite. The columns are sent in COPY's binary format, made by numpy: see
     tests/benchmarks/ingest.py for what that saves.
     """
-    integers = [np.asarray(points.run_id, np.int64), np.asarray(points.step, np.int64)]
-    floats = [_floats(points.loss)]
-    names = ["run_id", "step", "loss"]
+    loss = _floats(points.loss)
+    fields = [
+        Field("run_id", "bigint", np.asarray(points.run_id, np.int64)),
+        Field("step", "bigint", np.asarray(points.step, np.int64)),
+        Field("loss", "float8", loss),
+    ]
     for name, given in (("tokens", points.tokens), ("lr", points.lr)):
         if given is not None and not np.all(np.isnan(column := _floats(given))):
-            names.append(name)
-            floats.append(column)
-    if len({column.shape for column in (*integers, *floats)}) != 1 or integers[0].ndim != 1:
+            fields.append(Field(name, "float8", column, nulls=True))
+    if len({np.shape(field.values) for field in fields}) != 1 or loss.ndim != 1:
         raise ValueError("the columns of points differ in length")
-    if not len(integers[0]):
+    if not len(loss):
         return 0
-    if not np.all(np.isfinite(floats[0])):
-        raise ValueError(f"row {int(np.argmin(np.isfinite(floats[0])))}: the loss is not finite")
+    if not np.all(np.isfinite(loss)):
+        raise ValueError(f"row {int(np.argmin(np.isfinite(loss)))}: the loss is not finite")
     table = "curve_points"
     cursor: psycopg.Cursor[Any] = connection.connection.cursor()  # type: ignore[assignment]
     with cursor, connection.begin_nested():
@@ -95,10 +97,11 @@ def copy_points(connection: Connection, points: Points, *, keep_first: bool = Fa
         try:
             with cursor.copy(
                 sql.SQL("copy {} ({}) from stdin (format binary)").format(
-                    sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, names))
+                    sql.Identifier(table),
+                    sql.SQL(", ").join(sql.Identifier(field.name) for field in fields),
                 )
             ) as copy:
-                for block in _binary(integers, floats):
+                for block in copied(fields, len(loss)):
                     copy.write(block)
         except psycopg.errors.UniqueViolation as error:
             raise Conflict(
@@ -106,7 +109,7 @@ def copy_points(connection: Connection, points: Points, *, keep_first: bool = Fa
                 f"a point is stored already, or given twice: {error.diag.message_detail}",
             ) from error
         if not keep_first:
-            return len(integers[0])
+            return len(loss)
         cursor.execute("insert into curve_points select * from given_points on conflict do nothing")
         stored = cursor.rowcount
         cursor.execute("drop table given_points")
@@ -191,40 +194,3 @@ def _curve(run_id: int, rows: Sequence[Row[Any]]) -> Curve:
 
 def _floats(column: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(column, dtype=np.float64)
-
-
-def _binary(
-    integers: Sequence[NDArray[np.int64]], floats: Sequence[NDArray[np.float64]]
-) -> Iterator[bytes]:
-    """COPY's binary format: a header; per row a field count, and per field its length and bytes.
-
-    https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". All fields are eight
-    bytes wide, so that a block of rows is one array of records. A NULL has length -1 and no bytes,
-    so rows with one are cut out of their record.
-    """
-    columns = [(column, ">i8") for column in integers] + [(column, ">f8") for column in floats]
-    layout = [("fields", ">i2")]
-    for index, (_, kind) in enumerate(columns):
-        layout += [(f"length_{index}", ">i4"), (f"value_{index}", kind)]
-    yield b"PGCOPY\n\xff\r\n\0" + bytes(8)
-    total = len(integers[0])
-    for start in range(0, total, COPY_BLOCK_ROWS):
-        part = slice(start, min(start + COPY_BLOCK_ROWS, total))
-        records = np.empty(part.stop - part.start, dtype=layout)
-        records["fields"] = len(columns)
-        absent = np.zeros((len(records), records.dtype.itemsize), dtype=bool)
-        for index, (column, _) in enumerate(columns):
-            values = column[part]
-            records[f"length_{index}"] = 8
-            records[f"value_{index}"] = values
-            if index > len(integers):  # tokens and lr, which may be unknown
-                unknown = np.isnan(values)
-                records[f"length_{index}"][unknown] = -1
-                offset = records.dtype.fields[f"value_{index}"][1]  # type: ignore[index]
-                absent[unknown, offset : offset + 8] = True
-        if absent.any():
-            rows = records.view(np.uint8).reshape(len(records), -1)
-            yield rows[~absent].tobytes()
-        else:
-            yield records.tobytes()
-    yield b"\xff\xff"

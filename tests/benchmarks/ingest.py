@@ -6,10 +6,14 @@ Raw COPY sends text that was made beforehand: its cost is the server's alone. Ea
 same points into runs of its own. Reported are CPU seconds of this process and of its server
 process together (other work on the machine does not count), the best of the repeats, and for the
 ratio the rate over that of raw COPY. Needs a server that is local: the embedded one.
+
+The last rows are 16 writers at once, each with runs and a connection of its own, committing every
+batch as a worker does: CPU of this process and of the whole server.
 """
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +26,8 @@ from app.settings import Settings
 from app.storage import curves, embedded, migrate, projects, recording, runs
 from app.storage.engine import make_engine
 
-RECORDER_BATCH = 1000
+RECORDER_BATCHES = (500, 1000)
+WRITERS = 16
 
 
 def main() -> None:
@@ -66,34 +71,43 @@ def measure(engine: Engine, n: int, repeats: int) -> None:
     def keep_first(connection: Connection, run_id: int) -> Callable[[], None]:
         return copy_points(connection, run_id, keep_first=True)
 
-    def recorder(connection: Connection, run_id: int) -> Callable[[], None]:
-        attempt = recording.claim_run(connection, run_id, "benchmark")
-        assert attempt is not None
-        points = list(zip(*columns, strict=True))
+    points = list(zip(*columns, strict=True))
 
-        def run() -> None:
-            for first in range(0, n, RECORDER_BATCH):
-                batch = recording.Batch(points=points[first : first + RECORDER_BATCH])
-                recording.record(connection, run_id, attempt, batch)
+    def recorder(size: int) -> Callable[[Connection, int], Callable[[], None]]:
+        def prepare(connection: Connection, run_id: int) -> Callable[[], None]:
+            attempt = recording.claim_run(connection, run_id, "benchmark")
+            assert attempt is not None
 
-        return run
+            def run() -> None:
+                for first in range(0, n, size):
+                    batch = recording.Batch(points=points[first : first + size])
+                    recording.record(connection, run_id, attempt, batch)
+
+            return run
+
+        return prepare
 
     ways = {
         "raw COPY, text made before": raw_copy,
         "curves.copy_points": copy_points,
         "  keep_first": keep_first,
-        f"recording.record, {RECORDER_BATCH} at a time": recorder,
     }
+    for size in RECORDER_BATCHES:
+        ways[f"recording.record, {size} at a time"] = recorder(size)
     print(f"{n:,} points, best of {repeats}, CPU of client and server")
     best: dict[str, float] = {}
     for _ in range(repeats):  # in turn, so that a slow spell hits every way
         for name, way in ways.items():
             seconds = cpu_seconds(engine, way)
             best[name] = min(seconds, best.get(name, seconds))
+        for size in RECORDER_BATCHES:
+            name = f"{WRITERS} writers, {size} at a time, committed"
+            seconds = together(engine, points, size)
+            best[name] = min(seconds, best.get(name, seconds))
     raw = best["raw COPY, text made before"]
     for name, seconds in best.items():
         print(
-            f"{name:36} {seconds:6.3f} s {n / seconds:11,.0f} points/s  ratio {raw / seconds:.2f}"
+            f"{name:40} {seconds:6.3f} s {n / seconds:11,.0f} points/s  ratio {raw / seconds:.2f}"
         )
     read(engine, n)
 
@@ -110,6 +124,55 @@ def cpu_seconds(engine: Engine, way: Callable[[Connection, int], Callable[[], No
         before = time.process_time() + sum(server.cpu_times()[:2])
         work()
         return time.process_time() + sum(server.cpu_times()[:2]) - before
+
+
+def together(engine: Engine, points: list[tuple[int, float, float, float]], size: int) -> float:
+    """CPU seconds of 16 threads that record the points between them, and of the server."""
+    share = len(points) // WRITERS
+    with engine.begin() as connection:
+        project = projects.ensure(connection, "benchmark")
+        count = connection.scalar(text("select count(*) from runs"))
+        new = [runs.NewRun(project.id, f"run {count} {i}", status="queued") for i in range(WRITERS)]
+        ids = runs.create_many(connection, new)
+        attempts = [recording.claim_run(connection, run_id, "benchmark") for run_id in ids]
+        backend = psutil.Process(connection.scalar(text("select pg_backend_pid()")))
+    postmaster = backend.parent()
+    assert postmaster is not None
+
+    def write(run_id: int, attempt: int, barrier: threading.Barrier) -> None:
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+            connection.commit()
+            barrier.wait()
+            barrier.wait()
+            for first in range(0, share, size):
+                batch = recording.Batch(points=points[first : min(first + size, share)])
+                with connection.begin():
+                    stored = recording.record(connection, run_id, attempt, batch)
+                    assert stored.points == len(batch.points)
+            barrier.wait()  # a connection that closes takes its backend's clock with it
+            barrier.wait()
+
+    barrier = threading.Barrier(WRITERS + 1)
+    writers = [
+        threading.Thread(target=write, args=(run_id, attempt, barrier))
+        for run_id, attempt in zip(ids, attempts, strict=True)
+    ]
+    for writer in writers:
+        writer.start()
+    barrier.wait()
+    before = time.process_time() + server_seconds(postmaster)
+    barrier.wait()
+    barrier.wait()
+    used = time.process_time() + server_seconds(postmaster) - before
+    barrier.wait()
+    for writer in writers:
+        writer.join()
+    return used * len(points) / (share * WRITERS)
+
+
+def server_seconds(postmaster: psutil.Process) -> float:
+    return sum(sum(child.cpu_times()[:2]) for child in postmaster.children())
 
 
 def read(engine: Engine, n: int) -> None:

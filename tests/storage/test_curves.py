@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection, text
 
-from app.storage import curves, metrics, projects, recording, runs
+from app.storage import binary, curves, metrics, projects, recording, runs
 from app.storage.curves import Points
 from app.storage.errors import Conflict
 from app.storage.recording import Batch
@@ -33,7 +33,7 @@ def test_what_is_copied_is_read_back_bit_for_bit(connection: Connection, run: ru
 
 def test_several_blocks_and_columns_that_are_not_known(connection: Connection) -> None:
     one, two = make_run(connection), make_run(connection)
-    n = curves.COPY_BLOCK_ROWS + 7
+    n = binary.BLOCK_ROWS + 7
     step = np.arange(n)
     ids = np.where(step % 2 == 0, one.id, two.id)
     assert curves.copy_points(connection, Points(ids, step, np.ones(n), lr=np.full(n, np.nan))) == n

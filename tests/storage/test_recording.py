@@ -65,6 +65,54 @@ def test_a_step_trained_again_keeps_its_first_value(connection: Connection, run:
     assert loss == 3.0
 
 
+def long(first: int, last: int) -> Batch:
+    """Enough rows for COPY; with losses that are not finite and figures that are not known."""
+    small = batch(first, last)
+    points = [
+        (step, None if step % 7 == 0 else tokens, math.nan if step % 50 == 3 else loss, lr)
+        for step, tokens, loss, lr in small.points
+    ]
+    metrics = {**small.metrics, "log_z": [(step, step / 3) for step in range(first, last + 1, 10)]}
+    return Batch(points, metrics, small.evaluations, small.checkpoints)
+
+
+def test_a_long_batch_is_stored_as_a_short_one_is(
+    connection: Connection, run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_statement, statement = make_run(connection), (recording, "BULK_ROWS")
+    outcomes = []
+    for one, bulk in ((run, recording.BULK_ROWS), (by_statement, 10**9)):
+        monkeypatch.setattr(*statement, bulk)
+        attempt = claim(connection, one)
+        batches = [long(1, 400), long(1, 400), long(301, 700), long(701, 1100), batch(1101, 1105)]
+        outcomes.append([recording.record(connection, one.id, attempt, each) for each in batches])
+    assert outcomes[0] == outcomes[1]
+    assert [each.points for each in outcomes[0]] == [392, 0, 294, 392, 5]
+    rows = "select {} from {} where run_id = :id order by 1, 2"
+    for columns, table in (
+        ("step, attempt, tokens, loss, lr", "curve_points"),
+        ("name, step, value", "metrics"),
+        ("validation_set, step, loss", "evaluations"),
+        ("step, kind, path", "checkpoints"),
+    ):
+        asked = text(rows.format(columns, table))
+        a, b = (connection.execute(asked, {"id": one.id}).all() for one in (run, by_statement))
+        assert a == b and a
+    assert runs.get(connection, run.id).step == runs.get(connection, by_statement.id).step == 1105
+
+
+def test_a_zombie_s_long_batch_is_not_stored(connection: Connection, run: runs.Run) -> None:
+    old = claim(connection, run)
+    new = claim(connection, run, "two")
+    assert not recording.record(connection, run.id, old, long(1, 400)).held
+    assert stored(connection, run) == []
+    # the second attempt resumed further back than the first had come: the first values stay
+    recording.record(connection, run.id, new, long(1, 400))
+    newer = claim(connection, run, "three")
+    assert recording.record(connection, run.id, newer, long(201, 600)).points == 196
+    assert {step: attempt for step, attempt in stored(connection, run)}[400] == new
+
+
 def test_a_woken_zombie_writes_nothing(connection: Connection, run: runs.Run) -> None:
     old = claim(connection, run)
     recording.record(connection, run.id, old, batch(1, 5))
