@@ -227,14 +227,12 @@ def write(work: Path, out: Path, manifests: dict[str, dict[str, Any]]) -> None:
         "notes": notes(done, work, manifests),
         "roles": {plan.name: plan.role for plan in done},
         "momentum": {plan.name: plan.momentum for plan in done if plan.kind == "continual"},
-        "schedules": {plan.name: schedule_of(plan) for plan in done},
+        **{plan.name: schedule_of(plan) for plan in done},
     }
     (out / "schedules.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def notes(
-    done: list[Plan], work: Path, manifests: dict[str, dict[str, Any]]
-) -> dict[str, Any]:  # fmt: skip
+def notes(done: list[Plan], work: Path, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
     start = events_of(done[0], work, "start")[0]
     seconds = sum(e["seconds"] for plan in done for e in events_of(plan, work, "cpu"))
     return {
@@ -246,7 +244,9 @@ def notes(
         "optimizer": "adamw, betas 0.9 and 0.95, weight decay 0.1, clip 1",
         "batch_tokens": BATCH_TOKENS,
         "evaluation_tokens": EVALUATION_TOKENS,
-        "fingerprint": start["fingerprint"],
+        "made_with": {
+            key: start["fingerprint"][key] for key in ("torch", "device", "threads", "compile")
+        },
         "corpora": {
             name: {key: manifest[key] for key in ("digest", "tokens", "documents")}
             for name, manifest in manifests.items()
