@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fitting.generic import GenericProblem
 from fitting.law import Law
 from fitting.links import Floats
+from fitting.narrow import narrowed, to_least_deviations
 from fitting.newton import Solution, minimise, ridged, shared_start
 from fitting.objective import Objective
 from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
@@ -193,7 +194,7 @@ class Engine:
         found = self._descend(delta, theta, w, None, 1e-14, 60, damping)
         if self.where is None and rows is None:
             found = self._again(found, delta, w)
-        return self._chosen(found, slice(None))
+        return self._chosen(self._finished(found, w), slice(None))
 
     def cold_many(
         self,
@@ -231,15 +232,21 @@ class Engine:
             theta = np.clip(theta.reshape(-1, theta.shape[-1]), lower, upper)
             every = np.repeat(w[some], count, axis=0)
             target = np.log(np.repeat(loss[some], count, axis=0))
+
+            def problem_of(width: float, target: Floats = target) -> PowerSumProblem:
+                return replace(self.problem(width), target=target)
+
             for width in (*(d for d in WIDTHS if d > 1.5 * delta), delta):
                 last = width == delta
-                problem = replace(self.problem(width), target=target)
+                problem = problem_of(width)
                 found = minimise(
                     problem, theta, every, lower=lower, upper=upper,
                     metric=ridged(problem.metric(theta, every)), scales=problem.scales,
                     tol=1e-14 if last else 1e-4, max_iterations=60 if last else 6,
                 )  # fmt: skip
                 theta = found.theta
+            if self.objective.kind == "lad-log":
+                found = to_least_deviations(problem_of, delta, found, every, lower, upper)
             out += [self._chosen(found, slice(i, i + count)) for i in range(0, len(theta), count)]
         return out
 
@@ -337,58 +344,49 @@ class Engine:
         persist: bool = False,
     ) -> Solution:
         """Every row of weights [B, n] (which multiply the runs' own) at its own optimum, from
-        theta [p] or [B, p]. persist: try again, by `_narrow`, where a row did not converge."""
+        theta [p] or [B, p]. persist: try again, narrowing Huber's width, where a row did not
+        converge; least absolute deviations go that way from the first."""
         w = weights if self.weights is None else weights * self.weights
         problem = self.problem()
         start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
-        first = shared_start(problem, theta, w) if theta.ndim == 1 else None
-        metric = problem.metric(start[:1], self.weights)[0]
-        found = minimise(
-            problem,
-            start,
-            w,
-            lower=self.lower,
-            upper=self.upper,
-            metric=ridged(metric),
-            tol=tol,
-            max_iterations=most,
-            scales=problem.scales,
-            first=first,
-        )
-        lost = np.flatnonzero(~found.converged)
-        if not persist or not lost.size or np.isinf(self.objective.solver_delta):
-            return found
-        again = self._narrow(start[lost], w[lost], tol, 2 * most)
-        better = again.f < found.f[lost]
-        for name in ("theta", "f", "gradient", "hessian", "converged", "decrement"):
-            getattr(found, name)[lost[better]] = getattr(again, name)[better]
-        return found
-
-    def _narrow(self, theta: Floats, weights: Floats, tol: float, most: int) -> Solution:
-        """Descend with a wide Huber width, halved step by step down to the objective's own.
-
-        Where residuals are far wider than delta the objective is all but piecewise linear, and
-        Newton's method hops between its kinks: 15 noisy runs lose a third of their resamples.
-        Following the optimum from a width at which there are no kinks brings most of them home.
-        """
-        delta = self.objective.solver_delta
-        widths = [WIDTHS[0] * 0.5**k for k in range(12)]
-        for width in (*(d for d in widths if d > 1.2 * delta), delta):
-            problem, last = self.problem(width), width == delta
+        least = self.objective.kind == "lad-log"
+        if least:
+            found = self._narrowed(start, w, tol, most, 0.25)
+        else:
             found = minimise(
                 problem,
-                theta,
-                weights,
+                start,
+                w,
                 lower=self.lower,
                 upper=self.upper,
-                metric=ridged(problem.metric(theta, weights)),
-                tol=tol if last else 1e-4,
-                max_iterations=most if last else 30,
-                refresh=5,
+                metric=ridged(problem.metric(start[:1], self.weights)[0]),
+                tol=tol,
+                max_iterations=most,
                 scales=problem.scales,
+                first=shared_start(problem, theta, w) if theta.ndim == 1 else None,
             )
-            theta = found.theta
-        return found
+        lost = np.flatnonzero(~found.converged)
+        if (persist or least) and lost.size and not np.isinf(self.objective.solver_delta):
+            again = self._narrowed(start[lost], w[lost], tol, 2 * most, 0.5)
+            better = again.f < found.f[lost]
+            for name in ("theta", "f", "gradient", "hessian", "converged", "decrement"):
+                getattr(found, name)[lost[better]] = getattr(again, name)[better]
+        return self._finished(found, w)
+
+    def _narrowed(
+        self, theta: Floats, weights: Floats, tol: float, most: int, factor: float
+    ) -> Solution:
+        return narrowed(
+            self.problem, self.objective.solver_delta, theta, weights, lower=self.lower,
+            upper=self.upper, factor=factor, scales=self.problem().scales, tol=tol, most=most,
+        )  # fmt: skip
+
+    def _finished(self, found: Solution, weights: Floats | None) -> Solution:
+        """The same, at the optimum of least absolute deviations where these are asked for."""
+        if self.objective.kind != "lad-log":
+            return found
+        delta = self.objective.solver_delta
+        return to_least_deviations(self.problem, delta, found, weights, self.lower, self.upper)
 
 
 def floor_walls(loss: Floats) -> tuple[float, float]:

@@ -4,11 +4,12 @@ Second method: SciPy's BFGS with the analytic gradient, from the same start, on 
 """
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 
 from fitting import Objective, Runs, get_law
 from fitting.engine import Engine
 from fitting.intervals import resample_counts
+from tests.fitting import data
 
 LAW = get_law("chinchilla")
 DELTA = 1e-3
@@ -62,3 +63,47 @@ def test_no_resample_ends_visibly_above_bfgs() -> None:
     once = engine.warm(best.theta, weights)
     assert found.converged.sum() > once.converged.sum()
     assert (found.f <= once.f * (1 + 1e-12)).all()
+
+
+def linear_programs(engine: Engine, weights: np.ndarray, theta: np.ndarray) -> float:
+    """Least absolute deviations by another way: linear programs in a shrinking box."""
+
+    def off(theta: np.ndarray) -> np.ndarray:
+        return np.log(engine.loss) - np.log(LAW.evaluate(engine.inputs, engine.values(theta)))
+
+    def worth(theta: np.ndarray) -> float:
+        return float((weights * np.abs(off(theta))).sum())
+
+    keep, box, best = weights > 0, 0.1, worth(theta)
+    n = int(keep.sum())
+    cost = np.r_[np.zeros(5), weights[keep]]
+    for _ in range(60):
+        steps = 1e-6 * np.eye(5)
+        slope = np.array([(off(theta + s) - off(theta - s)) / 2e-6 for s in steps]).T[keep]
+        r = off(theta)[keep]
+        rows = np.block([[slope, -np.eye(n)], [-slope, -np.eye(n)]])
+        bounds = [(-box, box)] * 5 + [(0, None)] * n
+        trial = theta + linprog(cost, rows, np.r_[-r, r], bounds=bounds).x[:5]
+        if worth(trial) < best:
+            theta, best, box = trial, worth(trial), 2 * box
+        else:
+            box /= 4
+        if box < 1e-11:
+            break
+    return best
+
+
+def test_least_deviations_pass_through_points_and_match_linear_programs() -> None:
+    runs = data.epoch()
+    engine = Engine.of(LAW, runs, Objective("lad-log"))
+    best = engine.cold()
+    r = np.sort(np.abs(np.log(runs.loss) - np.log(LAW.evaluate(runs.inputs, best.values))))
+    assert r[4] < 1e-9 < 1e-6 < r[5]  # as many points as parameters lie on the curve
+    weights = resample_counts(engine.group, 120, np.random.default_rng(0))
+    found = engine.warm(best.theta, weights)
+    assert found.converged.mean() > 0.99
+    for b in range(3):
+        peer = linear_programs(engine, weights[b], best.theta)
+        values = engine.values(found.theta[b])
+        off = np.abs(np.log(runs.loss) - np.log(LAW.evaluate(runs.inputs, values)))
+        np.testing.assert_allclose(weights[b] @ off, peer, rtol=1e-8)
