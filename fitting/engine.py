@@ -234,7 +234,8 @@ class Engine:
             target = np.log(np.repeat(loss[some], count, axis=0))
 
             def problem_of(width: float, target: Floats = target) -> PowerSumProblem:
-                return replace(self.problem(width), target=target)
+                problem: PowerSumProblem = self.problem(width)
+                return replace(problem, target=target)
 
             for width in (*(d for d in WIDTHS if d > 1.5 * delta), delta):
                 last = width == delta

@@ -37,7 +37,7 @@ def narrowed(
 ) -> Solution:
     """Descend from theta [B, p] with a wide Huber width, then narrower by `factor` again and
     again, down to delta."""
-    widths = []
+    widths: list[float] = []
     width = WIDEST
     while width > 1.2 * delta and len(widths) < 60:
         widths.append(width)
