@@ -38,6 +38,7 @@ clean-demo: ## Stop what the demo started and remove its data
 
 test: $(STAMP) ## The whole suite: real Postgres, real worker, real browser
 	@scripts/have_chromium.sh
+	@scripts/have_slurm.sh
 	@$(ONE_THREAD) $(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from app import cli_files, cli_operate, cli_server
+from app.cli_cluster import cluster
 from app.cli_docs import docs
 from app.cli_output import REFUSED, print_refusal, refusal
 
@@ -69,6 +70,7 @@ app.command(
     },
 )(cli_operate.worker)
 app.add_typer(cli_operate.db, name="db", rich_help_panel=OPERATE)
+app.add_typer(cluster, name="cluster", rich_help_panel=OPERATE)
 app.add_typer(cli_operate.corpus, name="corpus", rich_help_panel=OPERATE)
 app.add_typer(cli_operate.keys, name="keys", rich_help_panel=OPERATE)
 app.add_typer(docs, name="docs", rich_help_panel=OPERATE)

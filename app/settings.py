@@ -63,6 +63,12 @@ class Settings(BaseSettings):
         description="A Postgres of yours (DATABASE_URL does the same); without it the application "
         "starts its own in the data folder.",
     )
+    database_url_file: Path | None = Field(
+        default=None,
+        repr=False,
+        description="A file that holds that URL, as Docker, Kubernetes and Slurm hand out secrets; "
+        "the URL itself, where both are given, comes first.",
+    )
     database_pool_size: int = Field(
         default=10, ge=1, le=1000, description="Connections that one process keeps open."
     )
@@ -119,6 +125,22 @@ class Settings(BaseSettings):
     @classmethod
     def _psycopg(cls, url: str | None) -> str | None:
         return None if not url else with_driver(url)
+
+    @model_validator(mode="after")
+    def _url_from_file(self) -> Self:
+        if self.database_url is None and self.database_url_file is not None:
+            try:
+                url = self.database_url_file.expanduser().read_text().strip()
+            except OSError as error:
+                raise ValueError(
+                    f"the file with the database's URL, {self.database_url_file}, cannot be read: "
+                    f"{error.strerror}"
+                ) from None
+            if not url:
+                raise ValueError(f"{self.database_url_file} holds no database URL")
+            # the model is frozen for its users; reading what it names is part of making it
+            self.__dict__["database_url"] = with_driver(url)
+        return self
 
     @field_validator("admin_key")
     @classmethod

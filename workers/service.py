@@ -35,6 +35,7 @@ RETRY_SECONDS = 1.0
 POLL_SECONDS = 2.0  # LISTEN tells of new work at once; this finds what is due after a wait
 CONNECT_SECONDS = 5.0
 DRAIN_LOOK_SECONDS = 0.25
+SAME_ORDER_SECONDS = 1.0  # signals this close together are one order
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ async def serve(
 ) -> None:
     """Work until SIGTERM or SIGINT; with `drain`, until no delivery is open.
 
-    The first signal lets every run write a checkpoint and gives it back; a second one ends this
-    process at once (the trainers die with it, and the leases run out).
+    The first signal lets every run write a checkpoint and gives it back; a second one, a second or
+    more later, ends this process at once (the trainers die with it, and the leases run out).
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(
@@ -166,10 +167,16 @@ async def serve(
             for name in queues
         ]
 
+        stopping_since = 0.0
+
         def stop() -> None:
+            nonlocal stopping_since
             if station.stopping.is_set():
+                if time.monotonic() - stopping_since < SAME_ORDER_SECONDS:
+                    return  # Slurm tells every process of a job, and so does the job's own script
                 log.warning("stopped at once")
                 os._exit(1)
+            stopping_since = time.monotonic()
             log.info("stopping", running=sorted(station.busy))
             station.stopping.set()
             ended.set()
