@@ -351,6 +351,7 @@ class Engine:
         problem = self.problem()
         start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
         least = self.objective.kind == "lad-log"
+        small = self.loss.size <= 10 * SCREEN_POINTS  # what each point adds is p^2 numbers a point
         if least:
             found = self._narrowed(start, w, tol, most, 0.25)
         else:
@@ -364,7 +365,7 @@ class Engine:
                 tol=tol,
                 max_iterations=most,
                 scales=problem.scales,
-                first=shared_start(problem, theta, w) if theta.ndim == 1 else None,
+                first=shared_start(problem, theta, w) if theta.ndim == 1 and small else None,
             )
         lost = np.flatnonzero(~found.converged)
         if (persist or least) and lost.size and not np.isinf(self.objective.solver_delta):

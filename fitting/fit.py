@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from fitting.diagnose import DEGENERATE, Warned, refuse, warnings_of
 from fitting.engine import Engine, Optimum
 from fitting.errors import FittingError
-from fitting.intervals import Calibration, bootstrap, calibrate, sandwich
+from fitting.intervals import Calibration, affordable, bootstrap, calibrate, sandwich
 from fitting.law import Law
 from fitting.laws import get_law
 from fitting.links import Floats
@@ -187,8 +187,9 @@ def fit(
 ) -> Fit:
     """The global optimum of `objective` for `law` on `runs`, with draws and calibration.
 
-    draws: bootstrap resamples of runs, each refitted to its own optimum; 0 takes the sandwich
-    covariance instead. level: of the intervals that are reported. The same seed gives the same
+    draws: bootstrap resamples of runs, each refitted to its own optimum (fewer, with a warning,
+    where there are so many points that it would take minutes); 0 takes the sandwich covariance
+    instead. level: of the intervals that are reported. The same seed gives the same
     bits. Raises FittingError for unusable data; a fit that failed is returned with its status.
     """
     objective = objective or Objective()
@@ -205,18 +206,28 @@ def fit(
             "Check the units of the inputs against the law's page.",
         )
     calibration = calibrate(engine, best, seed)
-    failed = 0
+    failed, drawn = 0, 0
     if draws:
-        sample, failed = bootstrap(engine, best, draws, seed)
+        drawn = affordable(engine, draws)
+        sample, failed = bootstrap(engine, best, drawn, seed)
         method = "bootstrap over runs"
     else:
         sample, method = _normal_draws(engine, best, seed), "sandwich"
     warned = warnings_of(engine, best, sample, calibration, runs)
-    if draws and failed > 0.02 * draws:
+    if drawn < draws:
+        warned.append(
+            Warned(
+                "fewer_draws",
+                f"{drawn} of {draws} resamples were drawn: each refits {engine.loss.size} points. "
+                "The ends of the intervals are rougher. Thin the points of each run, or ask for "
+                "no draws and take the sandwich.",
+            )
+        )
+    if failed > 0.02 * drawn:
         warned.append(
             Warned(
                 "resamples_failed",
-                f"{failed} of {draws} resamples reached no optimum of their own: these runs leave "
+                f"{failed} of {drawn} resamples reached no optimum of their own: these runs leave "
                 "some parameters open. They count where they stopped, so the ends of the "
                 "intervals are rough. Add runs, of more sizes above all.",
             )

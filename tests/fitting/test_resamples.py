@@ -4,11 +4,12 @@ Second method: SciPy's BFGS with the analytic gradient, from the same start, on 
 """
 
 import numpy as np
+import pytest
 from scipy.optimize import linprog, minimize
 
-from fitting import Objective, Runs, get_law
+from fitting import Objective, Runs, fit, get_law
 from fitting.engine import Engine
-from fitting.intervals import resample_counts
+from fitting.intervals import bootstrap, resample_counts
 from tests.fitting import data
 
 LAW = get_law("chinchilla")
@@ -63,6 +64,23 @@ def test_no_resample_ends_visibly_above_bfgs() -> None:
     once = engine.warm(best.theta, weights)
     assert found.converged.sum() > once.converged.sum()
     assert (found.f <= once.f * (1 + 1e-12)).all()
+
+
+def test_blocks_of_resamples_are_the_same_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = data.epoch()
+    engine = Engine.of(LAW, runs, Objective())
+    best = engine.cold()
+    whole, _ = bootstrap(engine, best, 50, 3)
+    monkeypatch.setattr("fitting.intervals.COUNTS", 7 * len(runs))
+    parts, _ = bootstrap(engine, best, 50, 3)
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+def test_too_many_points_get_fewer_draws_and_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fitting.intervals.WORK", 60 * 240)
+    found = fit(LAW, data.epoch(), draws=100)
+    assert len(found.draws) == 60
+    assert "60 of 100" in next(w.message for w in found.warnings if w.code == "fewer_draws")
 
 
 def linear_programs(engine: Engine, weights: np.ndarray, theta: np.ndarray) -> float:
