@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app import cli_files, cli_operate, cli_server
+from app import cli_budget, cli_files, cli_operate, cli_server, cli_time
 from app.cli_cluster import cluster
 from app.cli_docs import docs
 from app.cli_output import REFUSED, print_refusal, refusal
@@ -49,11 +49,13 @@ for command in (
     cli_files.laws,
     cli_files.fit,
     cli_files.predict,
-    cli_files.allocate,
+    cli_budget.allocate,
     cli_files.compare,
     cli_files.openapi,
+    cli_time.calibrate,
 ):
     app.command(rich_help_panel=FILES)(command)
+app.add_typer(cli_time.time, name="time", rich_help_panel=FILES)
 
 app.command("import", rich_help_panel=SERVER)(cli_server.import_)
 app.add_typer(cli_server.sweep, name="sweep", rich_help_panel=SERVER)

@@ -1,4 +1,4 @@
-"""Commands on plain files: laws, fit, predict, allocate, compare, openapi.
+"""Commands on plain files: laws, fit, predict, compare, openapi; time and budgets are in cli_time.
 
 No server, no database, and no import that is not needed: `laws` costs numpy, `fit` scipy as well.
 """
@@ -409,8 +409,8 @@ def predict(
         table.add_row(
             *(short(one["inputs"][name]) for name in names),
             f"{one['loss']:.4f}",
-            f"[{_four(one['lower'])}, {_four(one['upper'])}]",
-            *(_times(one["reach"].get(name)) for name in names),
+            f"[{four(one['lower'])}, {four(one['upper'])}]",
+            *(times(one["reach"].get(name)) for name in names),
         )
     print_table(table)
 
@@ -462,141 +462,12 @@ def parse_points(texts: Sequence[str], law: "Law") -> dict[str, list[float]]:
     return points
 
 
-def _four(value: float | None) -> str:
+def four(value: float | None) -> str:
     return "unbounded" if value is None else f"{value:.4f}"
 
 
-def _times(value: float | None) -> str:
+def times(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}x"
-
-
-def allocate(
-    fit_file: FitFile,
-    flops: Annotated[float | None, typer.Option(help="The budget in training FLOPs.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(help="The budget in GPU-hours.")] = None,
-    dollars: Annotated[float | None, typer.Option(help="The budget in dollars.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Wall-clock; with --gpus.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="How many GPUs; with --hours.")] = None,
-    peak_flops: Annotated[
-        float, typer.Option(help="FLOPs a second of one GPU; H100, dense bf16, if not said.")
-    ] = 989e12,
-    mfu: Annotated[
-        float, typer.Option(help="Share of the peak that is reached; a guess if not said.")
-    ] = 0.4,
-    dollars_per_gpu_hour: Annotated[float | None, typer.Option(help="With --dollars.")] = None,
-    max_tokens: Annotated[float | None, typer.Option(help="Tokens that there are.")] = None,
-    size: Annotated[
-        list[float] | None, typer.Option(help="A model size that can be built; repeat.")
-    ] = None,
-    inference_tokens: Annotated[
-        float, typer.Option(help="Tokens to serve afterwards from the same budget.")
-    ] = 0.0,
-    fix: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An input that is given.")
-    ] = None,
-    level: Annotated[
-        float | None, typer.Option(help="Else the fit's.", min=0.01, max=0.999)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Spend a budget: the model size and tokens of least loss, with intervals."""
-    import fitting
-
-    budget = budget_of(
-        flops=flops,
-        gpu_hours=gpu_hours,
-        dollars=dollars,
-        hours=hours,
-        gpus=gpus,
-        peak_flops=peak_flops,
-        mfu=mfu,
-        dollars_per_gpu_hour=dollars_per_gpu_hour,
-    )
-    found = fitting.allocate(
-        fitting.AllocationProblem(
-            fit=read_fit(fit_file),
-            budget_flops=budget,
-            fixed=fixed_of(fix),
-            max_tokens=max_tokens,
-            sizes=size or None,
-            inference_tokens=inference_tokens,
-            level=level,
-        )
-    )
-    document = found.to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
-    if as_json:
-        print_json(document)
-        return
-    best, around, valley = document["optimal"], document["intervals"], document["valley"]
-    table = new_table(
-        f"{budget:.4g} FLOPs",
-        "",
-        "optimum",
-        f"{document['level']:.0%} interval",
-        "as good within",
-        "reach",
-        caption=f"as good: the loss is within {valley['tolerance']:.1%} of the best",
-    )
-    for name, label in (("N", "N, parameters"), ("D", "D, tokens")):
-        table.add_row(
-            label,
-            short(best[name]),
-            interval(*around[name]) if name in around else "-",
-            interval(*valley[name]),
-            _times(best.get(f"reach_{name}")),
-        )
-    ratio = around.get("tokens_per_parameter")
-    table.add_row(
-        "D / N", short(best["tokens_per_parameter"]), interval(*ratio) if ratio else "-", "", ""
-    )
-    loss = f"[{_four(best['lower'])}, {_four(best['upper'])}]"
-    table.add_row("loss of a run there", f"{best['loss']:.4f}", loss, "", "")
-    print_table(table)
-
-
-def budget_of(
-    *,
-    flops: float | None,
-    peak_flops: float,
-    mfu: float,
-    dollars_per_gpu_hour: float | None,
-    **spent: float | None,
-) -> float:
-    """The budget in FLOPs, however it was given; anything but one budget is wrong usage."""
-    from fitting.costs import budget_flops
-
-    given = {name: value for name, value in spent.items() if value is not None}
-    ways = (flops is not None) + ("gpu_hours" in given) + ("dollars" in given)
-    ways += bool({"hours", "gpus"} & set(given))
-    if ways != 1 or len({"hours", "gpus"} & set(given)) == 1:
-        raise typer.BadParameter(
-            "give one budget: --flops, --gpu-hours, --dollars, or --hours with --gpus"
-        )
-    if flops is not None:
-        return flops
-    if "dollars" in given and dollars_per_gpu_hour is None:
-        raise typer.BadParameter("--dollars needs --dollars-per-gpu-hour")
-    note(f"at {peak_flops:.4g} FLOPs a second and GPU, {mfu:.0%} of it reached")
-    return budget_flops(
-        **given,
-        peak_flops_per_second=peak_flops,
-        utilisation=mfu,
-        dollars_per_gpu_hour=dollars_per_gpu_hour,
-    )
-
-
-def fixed_of(pairs: Sequence[str] | None) -> dict[str, float]:
-    """["D=1e12"] -> {"D": 1e12}; anything else is wrong usage."""
-    fixed = {}
-    for pair in pairs or ():
-        name, _, value = pair.partition("=")
-        try:
-            fixed[name] = float(value)
-        except ValueError:
-            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--fix") from None
-    return fixed
 
 
 def openapi() -> None:

@@ -30,7 +30,11 @@ class AllocationProblem:
     fixed: inputs that are given, e.g. {"N": 7e9}, or others that the law needs ({"U": 1e11}).
     max_tokens: tokens that there are. sizes: the model sizes that can be built.
     inference_tokens: tokens to serve afterwards, at k/3 FLOPs a parameter each; the budget pays
-    for both (Sardana et al. 2024). level: of the intervals (default: the fit's).
+    for both (Sardana et al. 2024). inference_cost: what a FLOP of inference costs in FLOPs of
+    training: MFU of training / MFU of inference, where the budget is time or money.
+    tokens_per_parameter: (least, most) D / N, over-training. max_parameters: of the model, because
+    of the speed or the memory that it must be served with. level: of the intervals (default: the
+    fit's).
     """
 
     fit: Fit
@@ -40,6 +44,9 @@ class AllocationProblem:
     max_tokens: float | None = None
     sizes: Sequence[float] | None = None
     inference_tokens: float = 0.0
+    inference_cost: float = 1.0
+    tokens_per_parameter: tuple[float, float] = (0.0, np.inf)
+    max_parameters: float | None = None
     level: float | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +56,14 @@ class AllocationProblem:
                 raise FittingError("bad_option", f"{name} is {value}.", "It must be positive.")
         if self.inference_tokens < 0:
             raise FittingError("bad_option", f"inference_tokens is {self.inference_tokens}.")
+        low, high = self.tokens_per_parameter
+        if not (0 <= low <= high and high > 0 and self.inference_cost > 0):
+            raise FittingError(
+                "bad_option",
+                f"tokens_per_parameter is {low:g} to {high:g}, inference_cost "
+                f"{self.inference_cost:g}.",
+                "Give the least and then the most tokens a parameter; costs are positive.",
+            )
         names = self.fit.law.input_names
         if not {"N", "D"} <= set(names):
             raise FittingError(
@@ -133,6 +148,15 @@ def allocate(problem: AllocationProblem) -> Allocation:
                     "smaller model on more tokens would be better.",
                 }
             )
+        elif problem.tokens_per_parameter != (0.0, np.inf) or problem.max_parameters is not None:
+            if log_n[0] - low < edge or high - log_n[0] < edge:
+                warnings.append(
+                    {
+                        "code": "limit_holds",
+                        "message": "What was asked of the size or of tokens a parameter decides "
+                        "the answer; without it another model would be better.",
+                    }
+                )
         elif log_n[0] - low < edge or high - log_n[0] < edge:
             warnings.append(
                 {
@@ -168,6 +192,13 @@ def allocate(problem: AllocationProblem) -> Allocation:
     )
 
 
+def best_sizes(problem: AllocationProblem, values: Floats) -> tuple[tuple[Floats, Floats], Floats]:
+    """((N*, D*), loss there) for every row of parameters `values` [draws, p]; each [draws]."""
+    log_n, loss = _along_budget(problem, values, *_range_of_log_n(problem))
+    n = np.exp(log_n)
+    return (n, _tokens(problem, n)), loss
+
+
 def _others(problem: AllocationProblem) -> dict[str, float]:
     names = set(problem.fit.law.input_names) - {"N", "D"}
     return {k: float(v) for k, v in problem.fixed.items() if k in names}
@@ -176,7 +207,7 @@ def _others(problem: AllocationProblem) -> dict[str, float]:
 def _tokens(problem: AllocationProblem, n: Floats) -> Floats:
     """Training tokens that the budget leaves for a model of n parameters: [points]."""
     k = problem.flops_per_parameter_token
-    d = problem.budget_flops / (k * n) - problem.inference_tokens / 3.0
+    d = problem.budget_flops / (k * n) - _served(problem)
     if "D" in problem.fixed:
         d = np.full_like(n, float(problem.fixed["D"]))
     return np.asarray(d)
@@ -185,7 +216,7 @@ def _tokens(problem: AllocationProblem, n: Floats) -> Floats:
 def _range_of_log_n(problem: AllocationProblem) -> tuple[float, float]:
     """ln N from the smallest to the largest model that the budget and the caps allow."""
     k, c = problem.flops_per_parameter_token, problem.budget_flops
-    served = problem.inference_tokens / 3.0
+    served = _served(problem)
     if "N" in problem.fixed:
         n = float(problem.fixed["N"])
         if c / (k * n) <= served:
@@ -197,11 +228,30 @@ def _range_of_log_n(problem: AllocationProblem) -> tuple[float, float]:
     low, high = np.log(1.0), np.log(c / (k * (1.0 + served)))
     if problem.max_tokens is not None:
         low = max(low, float(np.log(c / (k * (problem.max_tokens + served)))))
+    least, most = problem.tokens_per_parameter
+    if np.isfinite(most):
+        low = max(low, float(np.log(_size_at_ratio(c / k, served, most))))
+    if least > 0:
+        high = min(high, float(np.log(_size_at_ratio(c / k, served, least))))
+    if problem.max_parameters is not None:
+        high = min(high, float(np.log(problem.max_parameters)))
     if not low < high:
         raise FittingError(
-            "infeasible", f"{c:.4g} FLOPs leave no room for N and D.", "Raise the budget."
+            "infeasible",
+            f"{c:.4g} FLOPs leave no room for N and D.",
+            "Raise the budget, or loosen what must hold.",
         )
     return float(low), float(high)
+
+
+def _served(problem: AllocationProblem) -> float:
+    """Inference, in training tokens a parameter: 2 N against 6 N FLOPs, at what each costs."""
+    return problem.inference_tokens / 3.0 * problem.inference_cost
+
+
+def _size_at_ratio(per: float, served: float, ratio: float) -> float:
+    """N where D / N is `ratio` and N (D + served) = per: the root of ratio N^2 + served N = per."""
+    return float(2.0 * per / (served + np.sqrt(served**2 + 4.0 * ratio * per)))
 
 
 def _loss_at(problem: AllocationProblem, values: Floats, log_n: Floats) -> Floats:
@@ -295,7 +345,9 @@ def _closed_form(
         lo, hi = np.nanquantile(share[1:], [tail, 1 - tail])
         exponents["a_interval"] = [float(lo), float(hi)]
         exponents["b_interval"] = [float(1 - hi), float(1 - lo)]
-    capped = problem.sizes is not None or problem.max_tokens is not None or problem.fixed
+    caps = (problem.sizes, problem.max_tokens, problem.max_parameters)
+    capped = bool(problem.fixed) or any(cap is not None for cap in caps)
+    capped = capped or problem.tokens_per_parameter != (0.0, np.inf)
     if capped or problem.inference_tokens > 0 or not np.isfinite(g[0]):
         return exponents, None
     per = problem.budget_flops / problem.flops_per_parameter_token

@@ -69,12 +69,12 @@ def sensitivity_of(problem: ShapeProblem, plans: Candidates, table: Table) -> li
             served = replace(problem.inference, tokens=factor * problem.inference.tokens)
             add("inference tokens", f"x{factor:g}", replace(problem, inference=served),
                 fit.values, 1.0)  # fmt: skip
-    for name, said, values in _other_laws(fit):
+    for name, said, values in other_laws(fit):
         add(name, said, problem, values, 1.0)
     return rows
 
 
-def _other_laws(fit: Fit) -> list[tuple[str, str, Floats]]:
+def other_laws(fit: Fit) -> list[tuple[str, str, Floats]]:
     """The fit with one parameter at either end of its 90% interval and the others moved along with
     it, as they move together over the draws (their regression on it, on the solver's line)."""
     if len(fit.draws) < 50:

@@ -8,6 +8,7 @@ import pytest
 
 from fitting import AllocationProblem, Fit, FittingError, Objective, allocate, get_law
 from fitting import fit as fit_law
+from fitting.allocate_around import sensitivity, what_more_buys
 from fitting.costs import Setup, Shape, StepTime, get_gpu, prior_step_time
 from fitting.fit import Data
 from fitting.intervals import Calibration
@@ -258,9 +259,9 @@ def test_an_impossible_budget_is_refused(wrong: dict) -> None:
 
 def test_an_impossible_problem_is_refused() -> None:
     good = ShapeProblem(CHINCHILLA, machine(flops=1e-14), Budget(gpu_hours=10))
-    with pytest.raises(FittingError, match="no head|multiple"):
+    with pytest.raises(FittingError, match="multiple"):
         allocate_shape(replace(good, widths=[100], depths=[2]))
-    with pytest.raises(FittingError, match="reaches while serving|flops_per_second"):
+    with pytest.raises(FittingError, match="reaches while serving"):
         replace(good, inference=Inference(tokens=1e9))
     with pytest.raises(FittingError, match="distinct tokens"):
         law = get_law("data_constrained")
@@ -268,3 +269,34 @@ def test_an_impossible_problem_is_refused() -> None:
     with pytest.raises(FittingError, match="no plan"):
         moe = next(x for x in ("moe_granularity", "precision") if get_law(x).published)
         replace(good, fit=exact_fit(moe, dict(get_law(moe).published.params)))
+
+
+def test_over_training_and_speed_by_hand() -> None:
+    """N and D alone: 6 N D = 1e20 at D / N = 100 is N = sqrt(1e20 / 600); a model for 10,000 tokens
+    a second on 3.35 TB/s in two bytes has 1.675e8 parameters at most."""
+    over = allocate(AllocationProblem(CHINCHILLA, 1e20, tokens_per_parameter=(100, np.inf)))
+    assert over.optimal["N"] == pytest.approx((1e20 / 600) ** 0.5, rel=1e-4)
+    assert "limit_holds" in {w["code"] for w in over.warnings}
+    under = allocate(AllocationProblem(CHINCHILLA, 1e20, tokens_per_parameter=(0.0, 5.0)))
+    assert under.optimal["tokens_per_parameter"] == pytest.approx(5, rel=1e-4)
+    most = Inference(decode_tokens_per_second=10_000, memory_bandwidth=3.35e12).largest_model()
+    assert most == pytest.approx(1.675e8)
+    small = allocate(AllocationProblem(CHINCHILLA, 1e20, max_parameters=most)).optimal
+    assert small["N"] == pytest.approx(most, rel=1e-4)
+    dear = AllocationProblem(CHINCHILLA, 1e20, inference_tokens=1e10, inference_cost=10)
+    same = AllocationProblem(CHINCHILLA, 1e20, inference_tokens=1e11)
+    assert allocate(dear).optimal["N"] == pytest.approx(allocate(same).optimal["N"])
+
+
+def test_around_an_allocation_of_flops() -> None:
+    """More FLOPs buy what the law says: for the closed form, loss - E falls as C^-ab/(a+b)."""
+    problem = AllocationProblem(CHINCHILLA, 1e21)
+    (row,) = what_more_buys(problem, {"double": 1e21})
+    p = CHINCHILLA.params
+    power = p["alpha"] * p["beta"] / (p["alpha"] + p["beta"])
+    now = allocate(problem).optimal["loss"]
+    assert row["gain"] == pytest.approx((now - p["E"]) * (1 - 2**-power), rel=1e-6)
+    rows = sensitivity(replace(problem, max_tokens=5e9))
+    changes = {(r["assumption"], r["change"]): r["loss_change"] for r in rows}
+    assert changes["FLOPs that the budget buys", "x0.8"] > 0
+    assert changes["tokens that there are", "x0.5"] > 0 > changes["tokens that there are", "x2"]

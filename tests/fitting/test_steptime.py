@@ -103,17 +103,17 @@ def test_known_rates_come_back() -> None:
 
 
 def test_the_interval_holds_new_shapes() -> None:
-    """Noise of 5%: 90% intervals hold a new shape's step in 80-99% of 200 machines."""
+    """Noise of 5%: 90% intervals hold a new shape's step in 78-100% of 80 machines."""
     shape, setup = timings.GEMSTONE.resized(896, 18), Setup(2**20, 16)
     counts = count_step(shape, setup)
     truth = sum(rate * counts.feature(name) for name, rate in RATES.items()) / 16
     held = 0
-    for seed in range(200):
+    for seed in range(80):
         found = fit_step_time(made_up(0.05, seed))
         said = found.predict(shape, setup, 0.9)
         measured = truth * np.exp(0.05 * np.random.default_rng([seed, 1]).standard_normal())
         held += said.lower <= measured <= said.upper
-    assert 160 <= held <= 199
+    assert 62 <= held <= 80
 
 
 def test_parts_add_up_and_name_the_bound() -> None:

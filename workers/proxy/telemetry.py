@@ -39,6 +39,7 @@ class Telemetry:
         self._extra: dict[str, list[tuple[int, Tensor]]] = {}
         self._first_loss: float | None = None
         self._since = time.perf_counter()
+        self._cpu_since = time.process_time()
         self.diverged = ""
 
     def record(self, step: int, lr: float, *values: Tensor) -> None:
@@ -63,14 +64,16 @@ class Telemetry:
 
     def resume(self) -> None:
         self._since = time.perf_counter()
+        self._cpu_since = time.process_time()
 
     def flush(self) -> None:
         if not self._rows:
             return
         values = self._values[: len(self._rows)].tolist()  # the one wait for the device
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         step_seconds = (now - self._since) / len(self._rows)
-        self._since = now
+        step_cpu_seconds = (cpu - self._cpu_since) / len(self._rows)
+        self._since, self._cpu_since = now, cpu
         good = len(values)
         for i, row in enumerate(values):
             if not all(math.isfinite(value) for value in row):
@@ -99,6 +102,7 @@ class Telemetry:
                 [step, float(norm > self._clip)] for step, norm in metrics["grad_norm"]
             ]
         metrics["step_seconds"] = [[rows[-1][0], step_seconds]]
+        metrics["step_cpu_seconds"] = [[rows[-1][0], step_cpu_seconds]]
         metrics["tokens_per_second"] = [[rows[-1][0], self._batch_tokens / step_seconds]]
         for name, taken in extra.items():
             kept = [[step, float(value)] for step, value in taken if step <= rows[-1][0]]

@@ -56,7 +56,14 @@ def test_the_events_of_a_run(make_config: Make, run: Run) -> None:
         (name, step) for step in (8, 16, 24) for name in ("email", "asyncio")
     ]
     metrics = {name for event in done.of("points") for name in event["metrics"]}
-    assert {"grad_norm", "clipped", "log_z", "step_seconds", "tokens_per_second"} <= metrics
+    assert {
+        "grad_norm",
+        "clipped",
+        "log_z",
+        "step_seconds",
+        "step_cpu_seconds",
+        "tokens_per_second",
+    } <= metrics
 
 
 def test_evaluation_by_hand(make_config: Make, run: Run, tmp_path: Path) -> None:
