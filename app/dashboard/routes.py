@@ -12,11 +12,12 @@ from app.dashboard.pages import (
     runs,
     sign_in,
     static,
+    time,
 )
 
 router = APIRouter(include_in_schema=False)
 """Pages with data: include it behind whatever decides who may read."""
-for _page in (overview, runs, fits, predict, forecasts, laws, comparisons):
+for _page in (overview, runs, fits, predict, time, forecasts, laws, comparisons):
     router.include_router(_page.router)
 
 public_router = APIRouter(include_in_schema=False)

@@ -14,7 +14,7 @@ from fitting.planning.config import run_config
 from fitting.planning.problem import Inference, ShapeProblem
 from fitting.planning.recipe import deepseek, published_settings, step_law
 from fitting.planning.serial import SerialRow, serial_view
-from fitting.planning.shapes import ShapeAllocation, allocate_shape
+from fitting.planning.shapes import ShapeAllocation, allocate_shape, landscape
 
 __all__ = [
     "Budget",
@@ -25,6 +25,7 @@ __all__ = [
     "ShapeProblem",
     "allocate_shape",
     "deepseek",
+    "landscape",
     "published_settings",
     "run_config",
     "serial_view",

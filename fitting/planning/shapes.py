@@ -106,6 +106,13 @@ def allocate_shape(problem: ShapeProblem) -> ShapeAllocation:
     )
 
 
+def landscape(problem: ShapeProblem) -> tuple[Candidates, Table]:
+    """Every plan with the tokens that the budget buys it and the loss there, by the fit itself:
+    what `allocate_shape` chooses from. Infinite where a constraint does not hold."""
+    plans, _ = _plans(problem)
+    return plans, solve(problem, problem.fit, plans, problem.fit.values[None], np.ones(1))
+
+
 def _plans(problem: ShapeProblem) -> tuple[Candidates, int]:
     family = problem.family or problem.step_time.family
     setup = problem.setup or problem.step_time.setup

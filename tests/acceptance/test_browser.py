@@ -202,6 +202,27 @@ def test_predict_answers_while_a_slider_moves(visit: Visit, seeded: Seeded) -> N
     visit.picture("predict")
 
 
+def test_a_budget_of_time_and_money_becomes_a_plan(visit: Visit, seeded: Seeded) -> None:
+    query = "machine=gpu-h100-sxm&hours=500&dollars=200000&price=2.5&gpus=64,128"
+    visit.open(f"/time?fit={seeded.fit_id}&{query}")
+    assert visit.drawn("shapes") >= 2
+    assert visit.drawn("spent") > 4
+    page = visit.page
+    plans = page.get_by_role("table").filter(has_text="What more buys").locator("tbody tr")
+    assert "one GPU-day" in plans.first.inner_text()
+    visit.picture("time")
+    # a slider asks again, and the address keeps the question
+    slider = page.locator('input[type=range][data-for="dollars"]')
+    slider.evaluate(
+        "(element, at) => { element.value = at;"
+        " for (const kind of ['input', 'change']) element.dispatchEvent(new Event(kind)); }",
+        4,
+    )
+    page.wait_for_url("**dollars=10%2C000**", timeout=PATIENCE_MS)
+    facts = page.locator("dl.facts").inner_text()
+    assert "64" in facts and "Dollars" in facts
+
+
 def test_a_bad_number_is_answered_in_words(visit: Visit, seeded: Seeded) -> None:
     visit.open(f"/predict?fit={seeded.fit_id}")
     visit.page.fill("#N", "-5")

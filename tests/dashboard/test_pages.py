@@ -18,7 +18,7 @@ from fitting.law import Input, Law, Param
 from fitting.links import LOG
 from tests.dashboard.seeded import Seeded
 
-PAGES = ("/", "/runs", "/fits", "/predict", "/forecasts", "/laws", "/compare")
+PAGES = ("/", "/runs", "/fits", "/predict", "/time", "/forecasts", "/laws", "/compare")
 
 
 def page(pages: TestClient, address: str, status: int = 200) -> str:
@@ -45,6 +45,16 @@ class TestEmpty:
         self, pages: TestClient, address: str
     ) -> None:
         assert "There is no" in page(pages, address, 404)
+
+
+class TestTime:
+    def test_what_cannot_be_planned_says_why(self, pages: TestClient, seeded: Seeded) -> None:
+        for query, said in (
+            ("machine=gpu-abacus", "no data sheet"),
+            ("machine=calibration-999", "calibration"),
+            ("machine=gpu-h100-sxm&dollars=100", "dollars_per_gpu_hour"),
+        ):
+            assert said in html.unescape(page(pages, f"/time?fit={seeded.fit_id}&{query}"))
 
 
 class TestSeeded:

@@ -14,6 +14,7 @@ a law by name: what the axes are called and which units they carry comes in as `
 | `profiles` | how much worse the fit gets when a parameter is held elsewhere |
 | `ranking` | laws by their forecasts of larger runs |
 | `run`, `curves` | one training run; many over each other |
+| `shapes` | loss over width and depth within one budget of time or money |
 | `forecasts` | what was forecast and what came |
 """
 
@@ -25,6 +26,7 @@ from app.dashboard.figures.isoflop import isoflop, valley
 from app.dashboard.figures.profiles import Valley, profiles
 from app.dashboard.figures.ranking import Standing, ranking
 from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves, run
+from app.dashboard.figures.shapes import shapes
 from app.dashboard.figures.values import Cloud, Line, Quantity
 
 __all__ = [
@@ -49,5 +51,6 @@ __all__ = [
     "ranking",
     "residuals",
     "run",
+    "shapes",
     "valley",
 ]

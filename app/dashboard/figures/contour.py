@@ -7,7 +7,16 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.dashboard import text
-from app.dashboard.figures.style import GRID, MUTED, OPTIMUM, SCALE, axis, faded, new_figure
+from app.dashboard.figures.style import (
+    DISTINCT,
+    GRID,
+    MUTED,
+    OPTIMUM,
+    SCALE,
+    axis,
+    faded,
+    new_figure,
+)
 from app.dashboard.figures.values import Cloud, Quantity
 
 
@@ -39,11 +48,14 @@ def contour(
     path: Path | None = None,
     budgets: Sequence[tuple[float, np.ndarray, np.ndarray]] = (),
     level: float = 0.9,
+    spent: Sequence[tuple[str, np.ndarray, np.ndarray]] = (),
+    best: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Lines of equal loss. `losses` is (len(y_grid), len(x_grid)).
 
     `budgets` are (FLOPs, x, y) of equal-compute lines, drawn thin. The band is the `level` interval
-    of the optimum on each budget.
+    of the optimum on each budget. `spent` are (label, x, y) of lines that cost the same time or
+    money; `best` marks a plan.
     """
     figure = new_figure(height=560)
     figure.add_contour(
@@ -69,6 +81,15 @@ def contour(
             opacity=0.6,
             hovertemplate=f"{text.scientific(flops)} FLOPs<extra></extra>",
             showlegend=False,
+        )
+    for k, (label, xs, ys) in enumerate(spent):
+        figure.add_scatter(
+            x=xs,
+            y=ys,
+            mode="lines",
+            line={"color": DISTINCT[k % len(DISTINCT)], "width": 1.8, "dash": "dot"},
+            name=label,
+            hovertemplate=f"{label}<br>{x.name} %{{x:.3s}}, {y.name} %{{y:.3s}}<extra></extra>",
         )
     if path is not None:
         figure.add_scatter(
@@ -106,6 +127,14 @@ def contour(
                 + f"{x.name} %{{x:.3s}}<br>{y.name} %{{y:.3s}}<extra></extra>"
             ),
             name="runs",
+        )
+    if best is not None:
+        figure.add_scatter(
+            x=[best[0]],
+            y=[best[1]],
+            mode="markers",
+            marker={"size": 12, "symbol": "diamond", "color": OPTIMUM},
+            name="this plan",
         )
     figure.update_layout(xaxis=axis(x, x_grid, 0), yaxis=axis(y, y_grid, 0))
     return figure

@@ -149,10 +149,15 @@ function whatIf(form) {
       if (mine === turn) state.textContent = error.message;
     }
   }
+  bind(form, () => { clearTimeout(timer); timer = setTimeout(answer, 120); });
+  form.addEventListener("submit", (event) => { event.preventDefault(); answer(); });
+}
+
+// Each slider moves its number and each number its slider; `soon` is told of both.
+function bind(form, soon) {
   for (const slider of all("input[type=range]", form)) {
     const input = document.getElementById(slider.dataset.for);
     const log = "log" in slider.dataset;
-    const soon = () => { clearTimeout(timer); timer = setTimeout(answer, 120); };
     slider.addEventListener("input", () => {
       const value = log ? 10 ** slider.value : Number(slider.value);
       input.value = input.dataset.unit === "FLOPs"
@@ -164,7 +169,6 @@ function whatIf(form) {
       soon();
     });
   }
-  form.addEventListener("submit", (event) => { event.preventDefault(); answer(); });
 }
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -172,6 +176,11 @@ document.addEventListener("DOMContentLoaded", () => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   all("[data-live]").forEach(follow);
   all("[data-whatif]").forEach(whatIf);
+  for (const form of all("[data-ask]")) {
+    bind(form, () => {});
+    for (const slider of all("input[type=range]", form))
+      slider.addEventListener("change", () => form.requestSubmit());
+  }
   for (const input of all("[data-submit]"))
     input.addEventListener("change", () => input.form.submit());
 });
