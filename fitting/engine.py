@@ -17,6 +17,7 @@ from fitting.narrow import narrowed, to_least_deviations
 from fitting.newton import Solution, minimise, ridged, shared_start
 from fitting.objective import Objective
 from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
+from fitting.prior import WithPrior, quadratic
 from fitting.runs import Runs
 from fitting.starts import SCREEN_POINTS, screen_generic, screen_power_sum
 
@@ -112,19 +113,30 @@ class Engine:
             where=None if where is None else replace(where, logs=where.logs[:, rows]),
         )
 
-    def problem(self, delta: float | None = None, rows: Any = None) -> Any:
-        """The solver's problem with Huber width delta (default: the objective's own)."""
+    def problem(self, delta: float | None = None, rows: Any = None, *, alone: bool = False) -> Any:
+        """The solver's problem with Huber width delta (default: the objective's own); alone:
+        without the priors."""
         d = self.objective.solver_delta if delta is None else delta
         pick = slice(None) if rows is None else rows
         loss = self.loss[pick]
         if self.where is not None:
             floor = self.law.powers is not None and self.law.powers.floor is not None
             logs = np.ascontiguousarray(self.where.logs[:, pick])
-            return PowerSumProblem(
+            problem: Any = PowerSumProblem(
                 logs, np.log(loss), floor, self.where.tie, d, self.objective.above
             )
-        inputs = {k: v[pick] for k, v in self.inputs.items()}
-        return GenericProblem(self.law, inputs, loss, d, self.objective.raw, self.objective.above)
+        else:
+            inputs = {k: v[pick] for k, v in self.inputs.items()}
+            problem = GenericProblem(
+                self.law, inputs, loss, d, self.objective.raw, self.objective.above
+            )
+        added = None if alone else self._prior()
+        return problem if added is None else WithPrior(problem, *added)
+
+    def _prior(self) -> tuple[Floats, Floats, float] | None:
+        slope = np.eye(len(self.lower)) if self.where is None else self.where.back
+        scale = float(np.median(self.loss)) if self.objective.raw else 1.0
+        return quadratic(self.law, slope, scale)
 
     def values(self, theta: Floats) -> Floats:
         """Solver coordinates [..., p] -> the law's parameters [..., p]."""
@@ -216,7 +228,7 @@ class Engine:
         w = np.broadcast_to(own, (cases, n)) if weights is None else weights
         loss = np.broadcast_to(self.loss, (cases, n)) if losses is None else losses
         delta = self.objective.solver_delta
-        if self.where is None or n > SCREEN_POINTS:
+        if self.where is None or n > SCREEN_POINTS or self._prior() is not None:
             return [
                 replace(self, loss=np.array(loss[b])).cold(count=count, seed=seed, weights=w[b])
                 for b in range(cases)
@@ -351,7 +363,8 @@ class Engine:
         problem = self.problem()
         start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
         least = self.objective.kind == "lad-log"
-        small = self.loss.size <= 10 * SCREEN_POINTS  # what each point adds is p^2 numbers a point
+        # what each point adds is p^2 numbers a point, and a prior is not a point's
+        small = self.loss.size <= 10 * SCREEN_POINTS and self._prior() is None
         if least:
             found = self._narrowed(start, w, tol, most, 0.25)
         else:

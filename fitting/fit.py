@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
+from fitting import prior
 from fitting.diagnose import DEGENERATE, Warned, refuse, warnings_of
 from fitting.engine import Engine, Optimum
 from fitting.errors import FittingError
@@ -104,6 +105,7 @@ class Fit:
                 "asymmetry": self.objective.asymmetry,
                 "reduction": "sum",
                 "value": self.objective_value,
+                **self._priors(),
                 "dropped": [
                     {"row": row, "reason": reason} for row, reason in self.data.dropped.items()
                 ],
@@ -130,6 +132,16 @@ class Fit:
             "seed": self.seed,
             "versions": self.versions,
             "draws": self.draws.tolist(),
+        }
+
+    def _priors(self) -> dict[str, Any]:
+        """What the law's priors added to the sum (the value is without them), if it has any."""
+        held = {p.name: p.prior for p in self.law.params if p.prior is not None}
+        if not held:
+            return {}
+        return {
+            "priors": {k: {"mean": v.mean, "sd": v.sd} for k, v in held.items()},
+            "prior_weight": prior.WEIGHT,
         }
 
     @classmethod

@@ -255,7 +255,7 @@ def paule_mandel(error: Floats, known: Floats, far: Floats, share: Floats) -> fl
 def sandwich(engine: Engine, best: Optimum) -> Floats:
     """Covariance [p, p] in solver coordinates, clustered by run: H^-1 (sum g_run g_run') H^-1."""
     groups = np.unique(engine.group, return_inverse=True)[1]
-    problem = engine.problem()
+    problem = engine.problem(alone=True)
     w = np.ones(engine.loss.size) if engine.weights is None else engine.weights
     count = int(groups.max()) + 1
     scores = np.empty((count, best.theta.size))

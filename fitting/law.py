@@ -54,7 +54,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Prior:
-    """A Gaussian on the solver's line of a parameter (its logarithm for a LOG link)."""
+    """A Gaussian on the solver's line of a parameter (its logarithm for a LOG link); what it weighs
+    against points: `fitting.prior`."""
 
     mean: float
     sd: float
