@@ -79,7 +79,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """`lr` is the peak rate at width `mup_base_d_model`; other widths follow from it (optim.py)."""
+    """`lr` is the peak rate at width `mup_base_d_model`; other widths follow from it (optim.py).
+
+    `base_n_layers` is the depth at which it was tuned: with it other depths follow too (CompleteP);
+    0 leaves depth alone.
+    """
 
     name: str = "muon"
     lr: float = 6e-3
@@ -89,6 +93,7 @@ class OptimizerConfig:
     momentum: float = 0.95
     clip: float = 1.0
     mup_base_d_model: int = 64
+    base_n_layers: int = 0
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
@@ -295,7 +300,11 @@ def recipe_hash(config: Config, corpora: dict[str, str], tokenizer: str) -> str:
         "model": model,
         "data": [[s.name, corpora[s.name], s.weight] for s in config.data.train],
         "tokenizer": tokenizer,
-        "optimizer": asdict(config.optimizer),
+        "optimizer": {
+            key: value
+            for key, value in asdict(config.optimizer).items()
+            if value or key != "base_n_layers"  # as it was before there was one
+        },
         "schedule": {
             "family": family,
             "warmup_steps": config.schedule.warmup_steps,

@@ -32,8 +32,11 @@ class Attention(nn.Module):
         # one gain a head dimension for queries, one for keys
         self.qk_gain = nn.Parameter(torch.ones(2, 1, config.head_dim)) if config.qk_norm else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, length, width = x.shape
+    def queries_keys_values(
+        self, x: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (batch, heads, length, head_dim)."""
+        batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.n_heads, self.head_dim)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         # queries and keys are normalised and turned together: half the number of operations
@@ -41,10 +44,12 @@ class Attention(nn.Module):
             qk = rms_norm(qk) * self.qk_gain
         qk = rotate(qk, cos, sin)
         q, k = qk.unbind(2)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
-        )
-        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = self.queries_keys_values(x, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(x.shape))
         return out
 
 
@@ -57,42 +62,56 @@ class Mlp(nn.Module):
         self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
         h: Tensor = self.up(x)
         if self.gated:
             gate, value = h.chunk(2, dim=-1)
             h = F.silu(gate) * value
         else:
             h = F.relu(h).square()
-        out: Tensor = self.down(h)
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.hidden(x))
         return out
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    """Attention and MLP, each added to the stream, `residual_scale` times."""
+
+    def __init__(self, config: ModelConfig, residual_scale: float) -> None:
         super().__init__()
         self.attention, self.mlp = Attention(config), Mlp(config)
+        self.residual_scale = residual_scale
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(rms_norm(x), cos, sin)
-        x = x + self.mlp(rms_norm(x))
-        return x
+        if self.residual_scale == 1.0:  # a multiplication less
+            x = x + self.attention(rms_norm(x), cos, sin)
+            out: Tensor = x + self.mlp(rms_norm(x))
+            return out
+        x = torch.add(x, self.attention(rms_norm(x), cos, sin), alpha=self.residual_scale)
+        return torch.add(x, self.mlp(rms_norm(x)), alpha=self.residual_scale)
 
 
 class Transformer(nn.Module):
     """Token ids (batch, length) -> logits (batch, length, vocabulary).
 
     The logits are multiplied by `logit_scale`, which muP sets to base width / width (optim.py).
+    `base_layers` is the depth at which rates were tuned: what a layer adds to the stream is
+    multiplied by base_layers / n_layers, and weights start as they would at that depth (CompleteP,
+    Dey et al. 2025, arXiv 2505.01618, alpha = 1). 0 leaves depth alone.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: ModelConfig, logit_scale: float = 1.0) -> None:
+    def __init__(self, config: ModelConfig, logit_scale: float = 1.0, base_layers: int = 0) -> None:
         super().__init__()
         self.config, self.logit_scale = config, logit_scale
+        self.init_layers = base_layers or config.n_layers
+        self.residual_scale = self.init_layers / config.n_layers
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = [Block(config) for _ in range(config.n_layers)]
+        self.layers = [Block(config, self.residual_scale) for _ in range(config.n_layers)]
         self.blocks = nn.ModuleList(self.layers)  # registers them; the list keeps their type
         self.head = None
         if not config.tied:
@@ -116,7 +135,7 @@ class Transformer(nn.Module):
 
         width = self.config.d_model
         draw(self.embedding.weight, width**-0.5 if self.head is None else 1.0)
-        depth_scale = (2 * self.config.n_layers) ** -0.5
+        depth_scale = (2 * self.init_layers) ** -0.5
         for block in self.layers:
             draw(block.attention.qkv.weight, width**-0.5)
             draw(block.attention.out.weight, width**-0.5 * depth_scale)

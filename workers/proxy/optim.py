@@ -9,6 +9,10 @@ lr given for d0:
 | embedding, head, gains| AdamW at lr, no decay                | the same                      |
 | logits                | times d0/d                           | the same                      |
 
+With `base_n_layers` L0, at depth L what a layer adds is multiplied by L0/L (model.py), the rates
+stay, and AdamW's eps of the block matrices is multiplied by L0/L too: CompleteP, table 1 of Dey et
+al. 2025, arXiv 2505.01618. Gradients there shrink as 1/L.
+
 O is the momentum made orthogonal. sqrt(out/in) keeps the size of a layer's change per step the
 same at every width (Yang et al. 2023, arXiv 2310.17813); 0.2 sqrt(d0) makes the update of a square
 matrix at the base width as large as AdamW's, so that one lr serves both (Liu et al. 2025, arXiv
@@ -17,6 +21,7 @@ matrix at the base width as large as AdamW's, so that one lr serves both (Liu et
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +88,7 @@ class Optimizer:
         matrices = list(_matrices(model))
         hidden = {id(weight) for weight, _ in matrices}
         others = [p for p in self.parameters if id(p) not in hidden]
-        groups = [{"params": others, "lr_scale": 1.0, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": others, "lr_scale": 1.0, "weight_decay": 0.0}]
         self.muon: list[MuonGroup] = []
         self._shapes: list[list[tuple[Tensor, int, int]]] = []
         if config.name == "muon":
@@ -91,7 +96,15 @@ class Optimizer:
         else:
             decay = config.weight_decay * width
             hidden_weights = [weight for weight, _ in matrices]
-            groups.append({"params": hidden_weights, "lr_scale": 1 / width, "weight_decay": decay})
+            eps = config.eps * (config.base_n_layers / model.config.n_layers or 1.0)
+            groups.append(
+                {
+                    "params": hidden_weights,
+                    "lr_scale": 1 / width,
+                    "weight_decay": decay,
+                    "eps": eps,
+                }
+            )
         self.adamw = torch.optim.AdamW(
             groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
         )

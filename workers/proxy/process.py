@@ -11,6 +11,15 @@ from typing import Any
 import torch
 
 PR_SET_PDEATHSIG = 1
+# Dense bfloat16 FLOPs a second, from NVIDIA's data sheets; SXM where there are several.
+PEAK_BF16_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
 
 
 class StopFlag:
@@ -58,3 +67,11 @@ def fingerprint(device: torch.device, threads: int, dtype: str, compiled: bool) 
         "dtype": dtype,
         "compile": compiled,
     }
+
+
+def peak_flops(device: torch.device, dtype: str) -> float | None:
+    """What the device can do at most, for the utilisation; None where no data sheet is at hand."""
+    if device.type != "cuda" or dtype != "bfloat16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in name), None)

@@ -14,7 +14,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from workers.proxy.config import Config, ConfigError, read_config, recipe_hash
 from workers.proxy.data import Batches, Corpus, Validation
 from workers.proxy.model import Transformer, costs
 from workers.proxy.optim import Optimizer, logit_scale
-from workers.proxy.process import StopFlag, die_with_parent, fingerprint
+from workers.proxy.probe import part_rms, probe
+from workers.proxy.process import StopFlag, die_with_parent, fingerprint, peak_flops
 from workers.proxy.schedule import lr_factor
 from workers.proxy.telemetry import Telemetry, emit
 
 EVALUATION_TOKENS = 8192  # of one forward pass; fixed, so that a loss depends on nothing else
-LOOK_EVERY = 50  # steps between two looks at the size of updates
+LOOK_EVERY = 50  # steps between two looks at the size of updates and at signs of instability
 
 
 def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str:
@@ -61,7 +62,11 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
 
     # model and optimizer
     torch.manual_seed(config.seed)
-    model = Transformer(config.model, logit_scale(config.optimizer, config.model.d_model))
+    model = Transformer(
+        config.model,
+        logit_scale(config.optimizer, config.model.d_model),
+        config.optimizer.base_n_layers,
+    )
     model.initialise(config.seed)
     model.to(device)
     optimizer = Optimizer(model, config.optimizer)
@@ -108,7 +113,13 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
         if kind == "resume":
             checkpoint.drop_old(out, config.checkpoint.keep)
 
-    telemetry = Telemetry(device, config.batch_tokens, config.optimizer.clip)
+    telemetry = Telemetry(
+        device,
+        config.batch_tokens,
+        config.optimizer.clip,
+        counted.flops_per_token["exact"],
+        peak_flops(device, config.dtype),
+    )
     steps, evaluate_at = config.schedule.steps, {*config.evaluate.at_steps, config.schedule.steps}
     every, branch_at = config.checkpoint.every_steps, set(config.checkpoint.branch_at_steps)
     if first == 0 and 0 in evaluate_at:
@@ -126,12 +137,14 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
             objective = loss + penalty * log_z.square().mean() if penalty else loss
         torch.autograd.backward(objective)
         look = step % LOOK_EVERY == 0
-        before = [p.detach().clone() for p in optimizer.parameters] if look else []
+        if look:
+            telemetry.record_extra(step, signs(model, ids))
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
         grad_norm = optimizer.step(lr)
         optimizer.zero_grad()
         telemetry.record(step, lr, loss.detach(), grad_norm, log_z.detach().mean())
         if look:
-            telemetry.record_extra(step, sizes(model, optimizer.parameters, before))
+            telemetry.record_extra(step, sizes(model, before))
 
         stopping = stop.requested and step < steps
         saving = stopping or step in branch_at or (every and step % every == 0 and step < steps)
@@ -153,7 +166,7 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
             telemetry.resume()
 
     save(steps, "final")
-    emit("end", step=steps, status="finished", message="")
+    emit("end", step=steps, status="finished", message="", spikes=telemetry.spikes)
     return "finished"
 
 
@@ -276,22 +289,22 @@ def evaluate(
 
 
 @torch.no_grad()
-def sizes(
-    model: Transformer, parameters: Sequence[Tensor], before: list[Tensor]
-) -> dict[str, Tensor]:
+def signs(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
+    """Of the weights and gradients that the next update is made from; see probe.py."""
+    gradients = ((n, p.grad) for n, p in model.named_parameters() if p.grad is not None)
+    rms = {f"grad_rms_{part}": value for part, value in part_rms(gradients).items()}
+    return {**rms, **probe(model, ids[:, :-1])}
+
+
+@torch.no_grad()
+def sizes(model: Transformer, before: dict[str, Tensor]) -> dict[str, Tensor]:
     """Root mean square of the parameters of each part, and of what the last step added to them."""
-    part_of = {id(p): name.split(".")[0] for name, p in model.named_parameters()}
-    totals: dict[str, list[Tensor | float]] = {}
-    for parameter, old in zip(parameters, before, strict=True):
-        entry = totals.setdefault(part_of[id(parameter)], [0.0, 0.0, 0.0])
-        entry[0] = entry[0] + parameter.square().sum()
-        entry[1] = entry[1] + (parameter - old).square().sum()
-        entry[2] = entry[2] + parameter.numel()
-    out: dict[str, Tensor] = {}
-    for part, (weight, update, n) in totals.items():
-        out[f"param_rms_{part}"] = torch.as_tensor(weight / n).sqrt()
-        out[f"update_rms_{part}"] = torch.as_tensor(update / n).sqrt()
-    return out
+    now = list(model.named_parameters())
+    updates = ((name, p - before[name]) for name, p in now)
+    return {
+        **{f"param_rms_{part}": value for part, value in part_rms(now).items()},
+        **{f"update_rms_{part}": value for part, value in part_rms(updates).items()},
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

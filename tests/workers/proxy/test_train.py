@@ -43,7 +43,8 @@ def test_the_events_of_a_run(make_config: Make, run: Run) -> None:
     config = make_config(evaluate={"tokens": 1024, "at_steps": [8, 16]})
     done = run(config)
     assert done.events[0]["event"] == "start"
-    assert done.end == {"event": "end", "step": 24, "status": "finished", "message": ""}
+    end = {"event": "end", "step": 24, "status": "finished", "message": ""}
+    assert done.end == {**end, "spikes": {"loss": 0, "grad_norm": 0}}
     steps, tokens, losses, rates = zip(*done.points, strict=True)
     assert steps == tuple(range(1, 25))
     assert tokens == tuple(128 * step for step in steps)
@@ -56,14 +57,30 @@ def test_the_events_of_a_run(make_config: Make, run: Run) -> None:
         (name, step) for step in (8, 16, 24) for name in ("email", "asyncio")
     ]
     metrics = {name for event in done.of("points") for name in event["metrics"]}
-    assert {
-        "grad_norm",
-        "clipped",
-        "log_z",
-        "step_seconds",
-        "step_cpu_seconds",
-        "tokens_per_second",
-    } <= metrics
+    assert {"grad_norm", "clipped", "log_z", "tokens_per_second"} <= metrics
+    assert {"step_seconds", "step_cpu_seconds"} <= metrics
+    assert "flops_per_second" in metrics and "mfu" not in metrics  # no data sheet for this CPU
+
+
+def test_signs_of_instability_are_looked_at_every_fifty_steps(make_config: Make, run: Run) -> None:
+    done = run(make_config(schedule={"steps": 101, "cooldown_steps": 8}))
+    seen: dict[str, list[list[float]]] = {}
+    for event in done.of("points"):
+        for name, pairs in event["metrics"].items():
+            seen.setdefault(name, []).extend(pairs)
+    parts = [f"{what}_rms_{part}" for what in ("param", "update", "grad")
+             for part in ("embedding", "blocks", "head")]  # fmt: skip
+    signs = ("attention_logit", "sign_fraction_out", "sign_fraction_down")
+    layers = [f"{sign}_{layer}" for layer in (0, 1) for sign in signs]
+    for name in (*parts, *layers):
+        assert [step for step, _ in seen[name]] == [50, 100], name
+        assert all(value > 0 for _, value in seen[name])
+    assert all(0.5 <= value <= 1 for name in layers if "sign" in name for _, value in seen[name])
+    # the norm of all gradients, out of the parts' root mean squares and their sizes
+    sizes = {"embedding": 256 * 16, "head": 256 * 16}
+    sizes["blocks"] = done.of("start")[0]["params"]["blocks"]
+    total = sum(dict(map(tuple, seen[f"grad_rms_{p}"]))[50] ** 2 * n for p, n in sizes.items())
+    assert math.sqrt(total) == pytest.approx(dict(map(tuple, seen["grad_norm"]))[50], rel=1e-4)
 
 
 def test_evaluation_by_hand(make_config: Make, run: Run, tmp_path: Path) -> None:
