@@ -87,6 +87,8 @@ def slurm(
         "SCALEWRIGHT_CHECKPOINT_DIR": str(settings.checkpoint_dir),
         "SCALEWRIGHT_CORPUS_DIR": str(settings.corpus_dir),
     }
+    if settings.checkpoint_store is not None:
+        variables["SCALEWRIGHT_CHECKPOINT_STORE"] = settings.checkpoint_store
     by_file = settings.database_url_file is not None
     if by_file:
         variables["SCALEWRIGHT_DATABASE_URL_FILE"] = str(settings.database_url_file)

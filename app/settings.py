@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Checkpoints of runs; relative paths lie in the data folder.",
     )
+    checkpoint_store: str | None = Field(
+        default=None,
+        description="URL of a store that every worker reaches (s3://bucket/folder, "
+        "file:///shared/folder); checkpoints go there from the checkpoint folder, which is then "
+        "each machine's own. Credentials are the driver's business, not the URL's.",
+    )
     corpus_dir: Path = Field(
         default=Path("corpora"),
         validate_default=True,
@@ -141,6 +147,22 @@ class Settings(BaseSettings):
             # the model is frozen for its users; reading what it names is part of making it
             self.__dict__["database_url"] = with_driver(url)
         return self
+
+    @field_validator("checkpoint_store")
+    @classmethod
+    def _store_url(cls, url: str | None) -> str | None:
+        if not url:
+            return None
+        scheme, separator, rest = url.partition("://")
+        if not separator or not scheme.isalnum() or not rest:
+            raise ValueError("not a URL such as s3://bucket/folder or file:///shared/folder")
+        user, at, _ = rest.partition("/")[0].rpartition("@")
+        if at and ":" in user:
+            raise ValueError(
+                "has a password in it, which would be stored with every checkpoint; give the "
+                "credentials to the driver (for s3: AWS_ACCESS_KEY_ID, or a profile)"
+            )
+        return url
 
     @field_validator("admin_key")
     @classmethod

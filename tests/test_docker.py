@@ -116,3 +116,14 @@ def test_what_a_target_installs_starts(target: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{target}: ok" in done.stdout
+
+
+def test_workers_of_a_database_elsewhere_need_nothing_of_this_one() -> None:
+    url = "postgresql://me:secret@db.example/scalewright"
+    done = compose(
+        *("--profile", "remote", "config", "--format", "json"), REMOTE_DATABASE_URL=url, **SECRETS
+    )
+    assert done.returncode == 0, done.stderr
+    remote = json.loads(done.stdout)["services"]["worker-remote"]
+    assert remote["environment"]["DATABASE_URL"] == url
+    assert not remote.get("depends_on") and remote["image"] == "scalewright-worker"

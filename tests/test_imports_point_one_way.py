@@ -68,7 +68,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("workers.proxy",),
     "tokenizers": ("workers.proxy", "app.services.corpora"),
     "safetensors": ("workers.proxy",),
-    "fsspec": ("workers.proxy",),
+    "fsspec": ("workers.proxy", "workers.store"),
     "lmfit": ("fitting.intervals",),
     "typer": ("app.cli", "workers.__main__"),
     "rich": ("app.cli", "app.demo"),

@@ -18,6 +18,7 @@ from workers import logs, machine
 from workers.attempt import TRAINER, Station
 from workers.lifecycle import Policy
 from workers.service import Slots, reap_only, serve, worker_name
+from workers.store import FsspecStore, NoDriver
 from workers.tasks import JOBS_QUEUE, QUEUES
 
 
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
                 signal.signal(number, lambda *_: stopping.set())
             reap_only(engine, settings, stopping)
             return 0
+        store = settings.checkpoint_store and FsspecStore(settings.checkpoint_store)
         gpus = machine.gpus()
         concurrency = given.concurrency or len(gpus) or machine.cores()
         station = Station(
@@ -84,11 +86,15 @@ def main(arguments: list[str] | None = None) -> int:
             stopping=stopping,
             gpus=slots_of(gpus, concurrency),
             trainer=shlex.split(given.trainer) if given.trainer else TRAINER,
+            store=store or None,
         )
         url = engine.url.render_as_string(hide_password=False)
         slots = Slots(train=concurrency, jobs=1 if JOBS_QUEUE in given.queues else 0)
         asyncio.run(serve(station, url, slots, queues=given.queues, drain=given.drain))
         return 0
+    except NoDriver as error:
+        print(f"error: SCALEWRIGHT_CHECKPOINT_STORE: {error}", file=sys.stderr)
+        return 1
     finally:
         engine.dispose()
 

@@ -1,10 +1,10 @@
 """One attempt at one run: claim it, find what it goes on from, train, close."""
 
-import hashlib
 import json
 import os
 import queue
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -22,7 +22,9 @@ from app.storage.checkpoints import Checkpoint
 from app.storage.runs import Run
 from workers.lifecycle import Close, Event, Phase, Policy, started, unstarted
 from workers.recorder import Recorder, Spool, store_close
-from workers.supervise import Trainer, child_environment, watch
+from workers.store import Store, is_url, localized
+from workers.supervise import Ledger, Trainer, child_environment, watch
+from workers.upload import Uploader, discard
 
 log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ class Station:
     stopping: threading.Event
     gpus: "queue.SimpleQueue[str] | None" = None
     trainer: Sequence[str] = TRAINER
+    store: Store | None = None  # where checkpoints are shared, if not in the checkpoint folder
     busy: set[int] = field(default_factory=set)  # ids of the runs that are being trained here
 
     @property
@@ -100,10 +103,21 @@ def train(station: Station, run_id: int) -> str:
 def _train(station: Station, taken: Claim, gpu: str | None) -> str:
     run = taken.run
     folder = run_folder(station.settings, run.id) / f"attempt-{taken.attempt}"
+    cache = folder / "fetched"
     mailbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    recorder = Recorder(
+        station.engine,
+        run.id,
+        taken.attempt,
+        run.config,
+        mailbox.put,
+        flush_seconds=station.flush_seconds,
+        spool=Spool(folder=folder),
+    )
+    recorder.start()  # it is the heartbeat too, and a large checkpoint takes long to fetch
     try:
-        resume = newest_whole(taken.left)
-        config = complete_config(run, taken.start)
+        resume = newest_whole(taken.left, station.store, cache)
+        config = complete_config(run, taken.start, station.store, cache)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1))
         command = [*station.trainer, str(folder / "config.json"), "--out", str(folder)]
@@ -116,10 +130,12 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
             gpu=gpu,
         )
         trainer = Trainer(command, env=env, cwd=HOME)
-    except Unstartable as error:
-        return _close_unstarted(station, taken, str(error), forever=True)
-    except OSError as error:
-        return _close_unstarted(station, taken, f"could not be started: {error}", forever=False)
+    except (Unstartable, OSError) as error:
+        recorder.abandon()
+        recorder.join(JOIN_SECONDS)
+        forever = isinstance(error, Unstartable)
+        why = str(error) if forever else f"could not be started: {error}"
+        return _close_unstarted(station, taken, why, forever=forever)
     log.info(
         "run started",
         pid=trainer.pid,
@@ -127,28 +143,26 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
         resume_step=None if resume is None else resume.step,
         command=shlex.join(command),
     )
-    recorder = Recorder(
-        station.engine,
-        run.id,
-        taken.attempt,
-        config,
-        mailbox.put,
-        flush_seconds=station.flush_seconds,
-        spool=Spool(folder=folder),
-    )
-    recorder.start()
+    ledger: Ledger = recorder
+    if station.store is not None:
+        uploader = Uploader(recorder, station.store, f"run-{run.id}/attempt-{taken.attempt}")
+        uploader.start()
+        ledger = uploader
     try:
         state = started(time.monotonic(), failures=run.failures, resumed=resume is not None)
-        state = watch(trainer, recorder, mailbox, state, station.policy, station.stopping)
+        state = watch(trainer, ledger, mailbox, state, station.policy, station.stopping)
     finally:
         trainer.close()
-        recorder.abandon()
+        ledger.abandon()
         recorder.join(JOIN_SECONDS)  # it may hang in a dead connection; it has no say any more
     assert state.phase is Phase.DONE
     if state.close is None:
         return "left to others"
     if state.close.status == "finished":
         drop_resume_files(run_folder(station.settings, run.id))
+        if station.store is not None:
+            _drop_resume_objects(station, station.store, run.id)
+    shutil.rmtree(cache, ignore_errors=True)
     return state.close.status
 
 
@@ -159,7 +173,18 @@ def _close_unstarted(station: Station, taken: Claim, why: str, *, forever: bool)
         return store_close(connection, taken.run.id, taken.attempt, close) or "left to others"
 
 
-def complete_config(run: Run, start: Checkpoint | None) -> dict[str, Any]:
+def _drop_resume_objects(station: Station, store: Store, run_id: int) -> None:
+    """As `drop_resume_files`, for what every attempt left in the store."""
+    with station.engine.connect() as connection:
+        left = checkpoints.of_run(connection, run_id)
+    for checkpoint in left:
+        if checkpoint.kind == "resume" and is_url(checkpoint.path):
+            discard(store, checkpoint.path)
+
+
+def complete_config(
+    run: Run, start: Checkpoint | None, store: Store | None, cache: Path
+) -> dict[str, Any]:
     """runs.config with what only the worker knows: where the run's parent left its checkpoint."""
     config: dict[str, Any] = dict(run.config)
     init: Mapping[str, Any] = config.get("init") or {}
@@ -171,37 +196,29 @@ def complete_config(run: Run, start: Checkpoint | None) -> dict[str, Any]:
             f"its {parent}, run {run.parent_run_id}, has no checkpoint at step {run.parent_step}; "
             f"train the {parent} again"
         )
-    if not Path(start.path).is_file():
+    here = localized(start, store, cache)
+    if here is None:
         raise Unstartable(
-            f"the checkpoint of its {parent} is gone: {start.path}; every worker needs the same "
-            "checkpoint folder (SCALEWRIGHT_CHECKPOINT_DIR)"
+            f"the checkpoint of its {parent} is gone or damaged: {start.path}; every worker needs "
+            "the same checkpoint folder (SCALEWRIGHT_CHECKPOINT_DIR) or store "
+            "(SCALEWRIGHT_CHECKPOINT_STORE)"
         )
-    return {**config, "init": {"kind": run.kind, **init, "checkpoint": start.path}}
+    return {**config, "init": {"kind": run.kind, **init, "checkpoint": here.path}}
 
 
-def newest_whole(left: Sequence[Checkpoint]) -> Checkpoint | None:
+def newest_whole(left: Sequence[Checkpoint], store: Store | None, cache: Path) -> Checkpoint | None:
     """The furthest recorded checkpoint whose file is there and is what was recorded.
 
     Recorded, not found in the folder: the points before a recorded checkpoint are stored, those
     before an unrecorded one may have died with their worker. None: start from the beginning, which
-    costs time and changes nothing.
+    costs time and changes nothing. Raises StoreError when the store cannot be asked.
     """
     for checkpoint in sorted(left, key=lambda each: each.step, reverse=True):
-        if is_whole(checkpoint):
-            return checkpoint
+        here = localized(checkpoint, store, cache)
+        if here is not None:
+            return here
         log.warning("checkpoint passed over", path=checkpoint.path, step=checkpoint.step)
     return None
-
-
-def is_whole(checkpoint: Checkpoint) -> bool:
-    path = Path(checkpoint.path)
-    try:
-        if path.stat().st_size != checkpoint.bytes:
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == checkpoint.sha256
-    except OSError:
-        return False
 
 
 def run_folder(settings: Settings, run_id: int) -> Path:

@@ -6,10 +6,14 @@ That a Slurm runs it is held by tests/acceptance/test_slurm.py.
 import os
 import re
 import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.cli_output import refusal
 from app.settings import Settings
+from app.storage import embedded
 
 PASSWORD = "s3cret-of-the-database"
 URL = f"postgresql://me:{PASSWORD}@db.example:5432/scalewright"
@@ -202,3 +207,41 @@ def test_the_script_hands_sigterm_on_and_asks_for_a_requeue(monkeypatch, tmp_pat
     assert "stopped in good order 1" in said
     assert ("scontrol requeue 7_2" in said) == (state == "RUNNING")
     assert job.returncode == 0
+
+
+@pytest.fixture
+def over_tcp() -> Iterator[str]:
+    """The URL of a Postgres that listens on 127.0.0.1, as that of a cluster does on its network."""
+    folder = Path(tempfile.mkdtemp(prefix="scalewright-test-"))
+    folder.chmod(0o755)  # root's Postgres runs as a system user
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        embedded.start_server(
+            folder / "postgres",
+            {"listen_addresses": "127.0.0.1", "port": str(port), "fsync": "off"},
+        )
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        embedded.stop_server(folder / "postgres", immediately=True)
+        shutil.rmtree(folder)
+
+
+def test_a_worker_finds_its_database_over_the_network_by_the_file(over_tcp, tmp_path) -> None:
+    file = tmp_path / "url"
+    file.write_text(over_tcp)
+    file.chmod(0o600)
+    environment = {**os.environ, "SCALEWRIGHT_DATABASE_URL_FILE": str(file)}
+    for command in (["app.cli", "db", "upgrade"], ["workers", "--drain", "--concurrency", "1"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=Path(__file__).resolve().parents[2],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+    assert '"worker stopped"' in done.stderr and over_tcp not in done.stderr
+    assert not (tmp_path / "postgres").exists()  # it started none of its own

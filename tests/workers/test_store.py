@@ -1,0 +1,152 @@
+"""Checkpoints in a store: whole or not there, checked when read, and enough to go on from.
+
+Real file systems of fsspec's: a folder by `file://`, and `memory://`, which has no rename, as an
+object store has none. A run changes machines: each worker has a checkpoint folder of its own.
+"""
+
+import hashlib
+import json
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from app.storage.checkpoints import Checkpoint
+from tests.workers.lab import STEPS, Lab, config
+from workers.lifecycle import Close
+from workers.store import FsspecStore, NoDriver, StoreError, localized
+from workers.upload import KEEP, Uploader
+
+
+def recorded(url: str, payload: bytes, kind: str = "resume") -> Checkpoint:
+    digest = hashlib.sha256(payload).hexdigest()
+    return Checkpoint(1, 10, kind, 1, url, digest, len(payload), datetime.now(UTC))
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request, tmp_path) -> FsspecStore:
+    root = tmp_path / "shared" if request.param == "file" else Path("/bucket") / tmp_path.name
+    return FsspecStore(f"{request.param}://{root}")
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "step-10.resume.safetensors"
+    path.write_bytes(bytes(range(256)) * 100)
+    return path
+
+
+def test_what_is_put_can_be_had_elsewhere_and_is_checked(store, file, tmp_path) -> None:
+    url = store.put(file, "run-1/attempt-1/step-10.resume.safetensors")
+    assert url.startswith(("file:///", "memory://"))
+    checkpoint = recorded(url, file.read_bytes())
+    there = localized(checkpoint, store, tmp_path / "cache")
+    assert there is not None and Path(there.path).read_bytes() == file.read_bytes()
+    file.write_bytes(file.read_bytes()[:-1] + b"!")  # as long, and not the same
+    store.put(file, "run-1/attempt-1/step-10.resume.safetensors")
+    assert localized(checkpoint, store, tmp_path / "another cache") is None
+    store.remove(url)
+    store.remove(url)
+    assert localized(checkpoint, store, tmp_path / "a third") is None
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_store_that_does_not_answer_is_no_verdict_on_the_checkpoint(file, tmp_path) -> None:
+    (tmp_path / "in the way").write_text("a file where the store's folder should be")
+    store = FsspecStore(f"file://{tmp_path}/in the way")
+    with pytest.raises(StoreError):
+        store.put(file, "run-1/x")
+    with pytest.raises(StoreError, match="SCALEWRIGHT_CHECKPOINT_STORE"):
+        localized(recorded("s3://bucket/x", b""), None, tmp_path)
+
+
+def test_a_missing_driver_names_the_package() -> None:
+    pytest.importorskip("fsspec")
+    try:
+        import s3fs  # noqa: F401
+    except ImportError:
+        with pytest.raises(NoDriver, match="s3fs"):
+            FsspecStore("s3://bucket/folder")
+    with pytest.raises(NoDriver):
+        FsspecStore("nothing://bucket/folder")
+
+
+@pytest.mark.parametrize("url", ["bucket/folder", "s3://", "s3://key:secret@bucket/folder"])
+def test_settings_refuse_what_is_no_url_or_holds_a_password(url) -> None:
+    with pytest.raises(ValueError) as refused:
+        Settings(checkpoint_store=url)
+    assert "secret" not in str(refused.value)
+
+
+class Book:
+    """A ledger that writes down the order of things."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict | Close] = []
+        self.closed = threading.Event()
+
+    def put(self, line: bytes) -> None:
+        self.entries.append(json.loads(line))
+
+    def close(self, close: Close) -> None:
+        self.entries.append(close)
+        self.closed.set()
+
+    def abandon(self) -> None:
+        self.closed.set()
+
+
+def test_the_end_waits_for_the_uploads_and_old_ones_go(store, file, tmp_path) -> None:
+    book = Book()
+    uploader = Uploader(book, store, "run-1/attempt-1")
+    uploader.start()
+    for step in range(1, 5):
+        path = tmp_path / f"step-{step}.resume.safetensors"
+        path.write_bytes(file.read_bytes())
+        line = {"event": "checkpoint", "step": step, "kind": "resume", "path": str(path)}
+        uploader.put(json.dumps(line).encode())
+    gone = {"event": "checkpoint", "step": 5, "kind": "resume", "path": str(tmp_path / "gone")}
+    uploader.put(json.dumps(gone).encode())
+    uploader.put(b'{"event": "points", "points": []}')
+    uploader.close(Close("finished"))
+    assert book.closed.wait(30)
+    uploader.abandon()
+    uploader.join(10)
+    assert isinstance(book.entries[-1], Close)
+    lines = [entry for entry in book.entries if isinstance(entry, dict)]
+    urls = [line["path"] for line in lines if line["event"] == "checkpoint"]
+    assert len(urls) == 4
+    left = [
+        localized(recorded(url, file.read_bytes()), store, tmp_path / f"cache-{i}")
+        for i, url in enumerate(urls)
+    ]
+    assert [one is not None for one in left] == [False] * (4 - KEEP) + [True] * KEEP
+
+
+@pytest.mark.faults
+def test_a_run_goes_on_from_the_store_on_another_machine(lab: Lab, undisturbed, tmp_path) -> None:
+    """Killed under one worker; the other has nothing of the first one's folder."""
+    run_id = lab.submit("moved", config(lab.corpus))
+    shared = tmp_path / "shared"
+    lab.env["SCALEWRIGHT_CHECKPOINT_STORE"] = f"file://{shared}"
+    lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(tmp_path / "first")
+    with lab.worker("--concurrency", "1") as first:
+        lab.wait(run_id, lambda run: run.step >= STEPS // 4)
+        lab.wait(run_id, lambda _: bool(lab.rows("select 1 from checkpoints")))
+        first.send(signal.SIGKILL)
+        first.wait()
+    (tmp_path / "first").rename(tmp_path / "another machine")
+    lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(tmp_path / "second")
+    with lab.worker("--concurrency", "1") as second:
+        run = lab.wait_ended(run_id)
+        (begun,) = [line for line in second.log if line["event"] == "run started"]
+        time.sleep(0.5)  # it tidies up after the close
+    assert (run.status, run.attempt) == ("finished", 2)
+    assert begun["resume_step"] >= 50 and str(tmp_path / "second") in begun["command"]
+    assert lab.curve(run_id) == undisturbed
+    kinds = {path.name.split(".")[1] for path in shared.rglob("*.safetensors")}
+    assert kinds == {"final"}  # a finished run is never resumed
