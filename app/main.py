@@ -20,6 +20,7 @@ from app.api import (
     idempotency,
     imports,
     jobs,
+    links,
     openapi,
     operations,
     projects,
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allocations.router,
         calibrations.router,
         fits.router,
+        links.router,
         operations.router,
         operations.open_router,
     ):

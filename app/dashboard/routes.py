@@ -7,6 +7,7 @@ from app.dashboard.pages import (
     fits,
     forecasts,
     laws,
+    links,
     overview,
     predict,
     runs,
@@ -17,7 +18,7 @@ from app.dashboard.pages import (
 
 router = APIRouter(include_in_schema=False)
 """Pages with data: include it behind whatever decides who may read."""
-for _page in (overview, runs, fits, predict, time, forecasts, laws, comparisons):
+for _page in (overview, runs, fits, links, predict, time, forecasts, laws, comparisons):
     router.include_router(_page.router)
 
 public_router = APIRouter(include_in_schema=False)

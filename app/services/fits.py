@@ -36,6 +36,7 @@ class Select:
     cooled   True: finished cool-downs only; False: the others only; None: both
     recipe   the trainer's hash (or its first characters); None: there must be one only
     run_ids  these runs and no others
+    sweep    the runs of this sweep alone
     """
 
     recipe: str | None = None
@@ -43,6 +44,7 @@ class Select:
     min_steps: int | None = None
     run_ids: tuple[int, ...] | None = None
     n_convention: str = "total"
+    sweep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,15 @@ def runs_of(connection: Connection, fit_id: int) -> tuple[Runs, list[dict[str, A
     ServiceError (conflict) where they have gone, or have changed since: a fit keeps its digest.
     """
     stored = _stored(connection, fit_id)
+    carried = stored.document.get("translated")
+    if carried is not None:
+        raise ServiceError(
+            "conflict",
+            f"Fit {fit_id} was carried over from fit {carried['fit']} by link {carried['link']}: "
+            "it was not fitted to runs of its own.",
+            "Ask about that fit, or fit a law to the runs themselves.",
+            value=fit_id,
+        )
     request = request_from(stored.request)
     law = laws.find(stored.law)
     points = points_of(connection, fit_id)
@@ -425,6 +436,7 @@ def describe_request(request: FitRequest) -> dict[str, Any]:
             "min_steps": select.min_steps,
             "run_ids": None if select.run_ids is None else list(select.run_ids),
             "n_convention": select.n_convention,
+            "sweep": select.sweep,
         }
     return described
 
@@ -450,6 +462,7 @@ def _selection(connection: Connection, project_id: int, request: FitRequest) -> 
             "cooled": None if select.run_ids is not None else select.cooled,
             "min_steps": select.min_steps,
             "run_ids": select.run_ids,
+            "sweep_id": select.sweep,
         },
         n_convention=select.n_convention,
     )

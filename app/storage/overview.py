@@ -71,6 +71,23 @@ from fits f left join projects p on p.id = f.project_id
 order by f.id desc limit :limit
 """)
 
+_LINKS = text("""
+select k.id, k.kind, k.status, k.created_at, p.name as project,
+  k.document->>'source' as source, k.document->>'target' as target,
+  k.document->>'method' as method, k.document->>'loss_unit' as loss_unit,
+  (k.document->>'kappa')::float as kappa, (k.document->>'r2_log')::float as r2_log,
+  (k.document->>'n_pairs')::int as n_pairs,
+  jsonb_array_length(k.document->'warnings') as warnings
+from links k left join projects p on p.id = k.project_id
+order by k.id desc limit :limit
+""")
+
+_LINK = text("""
+select k.*, p.name as project
+from links k left join projects p on p.id = k.project_id
+where k.id = :link_id
+""")
+
 _FIT = text("""
 select f.*, p.name as project
 from fits f left join projects p on p.id = f.project_id
@@ -126,6 +143,17 @@ def fits(connection: Connection, limit: int = 100) -> list[Row]:
 def fit(connection: Connection, fit_id: int) -> Row | None:
     """Every column of one fit, with `project`; None where there is none of that id."""
     row = connection.execute(_FIT, {"fit_id": fit_id}).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def links(connection: Connection, limit: int = 100) -> list[Row]:
+    """id, kind, status, project, source, target, kappa, r2_log, n_pairs, number of warnings."""
+    return _rows(connection, _LINKS, limit=limit)
+
+
+def link(connection: Connection, link_id: int) -> Row | None:
+    """Every column of one link, with `project`; None where there is none of that id."""
+    row = connection.execute(_LINK, {"link_id": link_id}).mappings().one_or_none()
     return None if row is None else dict(row)
 
 

@@ -166,6 +166,12 @@ def of_sweep(connection: Connection, sweep_id: int) -> list[Run]:
     return values_of(Run, connection.execute(statement.order_by(runs.c.id)).all())
 
 
+def configs_of(connection: Connection, run_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """{run id: its configuration}, of the runs that there are."""
+    rows = connection.execute(select(runs.c.id, runs.c.config).where(runs.c.id.in_(list(run_ids))))
+    return {row.id: dict(row.config) for row in rows}
+
+
 def count_by_status(
     connection: Connection, *, project_id: int | None = None, sweep_id: int | None = None
 ) -> dict[str, int]:

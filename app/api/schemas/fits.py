@@ -87,10 +87,13 @@ class SelectIn(Request):
     min_steps: int | None = Field(default=None, ge=0, le=2**62)
     run_ids: list[RunId] | None = Field(default=None, min_length=1, max_length=100_000)
     n_convention: NConvention = "total"
+    sweep: RunId | None = Field(default=None, description="The runs of this sweep alone.")
 
     def to_select(self) -> fits.Select:
         run_ids = None if self.run_ids is None else tuple(dict.fromkeys(self.run_ids))
-        return fits.Select(self.recipe, self.cooled, self.min_steps, run_ids, self.n_convention)
+        return fits.Select(
+            self.recipe, self.cooled, self.min_steps, run_ids, self.n_convention, self.sweep
+        )
 
 
 class ObjectiveIn(Request):
@@ -400,9 +403,11 @@ class ForecastOut(Timed):
     scored_at: datetime | None
 
 
-def columns_of(points: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Points -> columns; every point has the first one's members. Rows are counted from 1."""
-    return {name: _column(points, name) for name in points[0]}
+def columns_of(
+    points: list[dict[str, Any]], names: Sequence[str] | None = None
+) -> dict[str, list[float]]:
+    """Points -> columns of `names` (None: the first point's members). Rows are counted from 1."""
+    return {name: _column(points, name) for name in (points[0] if names is None else names)}
 
 
 def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ a law by name: what the axes are called and which units they carry comes in as `
 | `draws` | parameters of the resampled fits, pair by pair |
 | `profiles` | how much worse the fit gets when a parameter is held elsewhere |
 | `ranking` | laws by their forecasts of larger runs |
+| `link` | one loss against another, with both floors, the band and what was held out |
+| `variance` | what the interval of a linked loss is made of |
 | `run`, `curves` | one training run; many over each other |
 | `shapes` | loss over width and depth within one budget of time or money |
 | `forecasts` | what was forecast and what came |
@@ -23,6 +25,7 @@ from app.dashboard.figures.draws import draws
 from app.dashboard.figures.fitted import fitted, residuals
 from app.dashboard.figures.forecasts import Forecast, forecasts
 from app.dashboard.figures.isoflop import isoflop, valley
+from app.dashboard.figures.links import Share, link, variance
 from app.dashboard.figures.profiles import Valley, profiles
 from app.dashboard.figures.ranking import Standing, ranking
 from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves, run
@@ -39,6 +42,7 @@ __all__ = [
     "Line",
     "Path",
     "Quantity",
+    "Share",
     "Standing",
     "Valley",
     "contour",
@@ -47,10 +51,12 @@ __all__ = [
     "fitted",
     "forecasts",
     "isoflop",
+    "link",
     "profiles",
     "ranking",
     "residuals",
     "run",
     "shapes",
     "valley",
+    "variance",
 ]
