@@ -39,6 +39,13 @@ PLAN = {
     "shapes": {"family": SHAPE, "setup": SETUP, "depths": [12, 24]},
 }
 FORECAST = {"fit": 1, "inputs": {"N": 1e9, "D": 2e10}, "project": "demo"}
+LINK_PREDICTIONS = {
+    "the source's loss was measured": {"source_loss": 2.75, "flops": 1e20},
+    "it is itself a forecast, with its interval": {
+        "source_loss": 2.75,
+        "source_interval": [[2.74, 2.77]],
+    },
+}
 
 
 def install(app: FastAPI) -> None:
@@ -103,6 +110,8 @@ def _set_examples(document: dict[str, Any]) -> None:
         "/v1/calibrations": {"measured steps": CALIBRATION},
         "/v1/predictions/time": {"by a data sheet": TIME},
         "/v1/forecasts": {"of inputs": FORECAST},
+        "/v1/links/{link_id}/predict": LINK_PREDICTIONS,
+        "/v1/links/{link_id}/translate": {"a fit of the source's runs": {"fit": 1}},
     }
     for path, examples in by_path.items():
         operation = document["paths"].get(path, {}).get("post")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from app.api.schemas.common import (
     Answer,
@@ -80,23 +80,26 @@ class KappaPrior(Request):
     sd: PositiveFloat = 0.05
 
 
+# 1.8 + z and 1.2 + .8 z^1.05 on a grid of sizes and tokens
+EXAMPLE_PAIRS: list[JsonValue] = [
+    {"N": 1e8, "D": 2e9, "source": 3.3692, "target": 2.484},
+    {"N": 1e8, "D": 8e9, "source": 3.0521, "target": 2.213},
+    {"N": 1e8, "D": 3.2e10, "source": 2.8596, "target": 2.0502},
+    {"N": 3e8, "D": 2e9, "source": 3.1317, "target": 2.2807},
+    {"N": 3e8, "D": 8e9, "source": 2.8146, "target": 2.0122},
+    {"N": 3e8, "D": 3.2e10, "source": 2.6221, "target": 1.8512},
+    {"N": 9e8, "D": 2e9, "source": 2.9681, "target": 2.1418},
+    {"N": 9e8, "D": 8e9, "source": 2.6511, "target": 1.8754},
+    {"N": 9e8, "D": 3.2e10, "source": 2.4585, "target": 1.7159},
+]
+
+
 class LinkIn(Request):
     """Two sets of runs, or `points` that hold both losses, and how they are tied together."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [
-                {
-                    "kind": "train_to_train",
-                    "points": [
-                        {"N": 1e8, "D": 2e9, "source": 3.21, "target": 2.52},
-                        {"N": 2e8, "D": 4e9, "source": 3.02, "target": 2.35},
-                        {"N": 4e8, "D": 8e9, "source": 2.86, "target": 2.20},
-                        {"N": 8e8, "D": 1.6e10, "source": 2.73, "target": 2.08},
-                    ],
-                    "draws": 50,
-                }
-            ]
+            "examples": [{"kind": "train_to_train", "points": EXAMPLE_PAIRS, "draws": 50}]
         }
     )
 

@@ -280,10 +280,9 @@ def _scatter(opened: OpenLink) -> go.Figure:
 
 
 def _cloud(rows: list[dict[str, Any]]) -> Cloud:
-    return Cloud(
-        *(np.array([row[name] for row in rows], float) for name in ("source", "target", "flops")),
-        labels=[
-            f"N {text.quantity(row['N'], 'parameters')}, D {text.quantity(row['D'], 'tokens')}"
-            for row in rows
-        ],
-    )
+    x, y, flops = (np.array([row[n] for row in rows], float) for n in ("source", "target", "flops"))
+    labels = [
+        f"N {text.quantity(row['N'], 'parameters')}, D {text.quantity(row['D'], 'tokens')}"
+        for row in rows
+    ]
+    return Cloud(x, y, flops, labels)
