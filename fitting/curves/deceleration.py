@@ -103,9 +103,9 @@ def fit_deceleration(
         raise FittingError("bad_value", "No break could be fitted.", "Give a longer curve.")
     log_b, c0, c1, log_d, f1 = (float(v) for v in best)
     residual = log_y - log_loss(t, *best)
+    t_d, L_d = float(np.exp(log_d)), float(np.exp(log_b - c0 * log_d))
+    fitted = L_d * float(t[-1] / t_d) ** -(c0 + c1)
     return Deceleration(
-        float(np.exp(log_d)), float(np.exp(log_b - c0 * log_d)), c0 + c1, float(np.exp(log_b)),
-        c0, c1, f1, int(t[-1]), float(np.exp(log_b - c0 * log_d) * (t[-1] / np.exp(log_d)) ** -(c0 + c1)),
-        float(np.exp(log_y[-1])),
-        float(np.std(residual)),
+        t_d, L_d, c0 + c1, float(np.exp(log_b)), c0, c1, f1, int(t[-1]), fitted,
+        float(np.exp(log_y[-1])), float(np.std(residual)),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 The points of one curve are not independent, so blocks of them come and go together. Weights are
 exponential (Rubin's Bayesian bootstrap): with three curves a resample that loses one outright would
-have no optimum. Each resample takes one reweighted Gauss-Newton step from the common optimum,
+have no optimum. Each resample takes one Newton step (in Huber's metric) from the common optimum,
 which is exact to first order and costs one evaluation of the law for all of them; `refitted` goes
 all the way (a test compares the two).
 """
@@ -37,7 +37,8 @@ def one_step(problem: CurveProblem, theta: Floats, weights: Floats) -> Floats:
     slope = slopes[0] / loss[0]
     r = problem.log_loss - np.log(loss[0])
     psi = np.clip(r, -problem.delta, problem.delta)
-    share = problem.delta / np.maximum(np.abs(r), problem.delta)
+    # Huber's own curvature, with a little of the reweighted one to keep it positive
+    share = (psi == r) + 0.1 * problem.delta / np.maximum(np.abs(r), problem.delta)
     w = weights * problem.weights
     p = theta.size
     # the optimum's own pull is not zero where a wall holds it: only what differs moves a resample

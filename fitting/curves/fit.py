@@ -236,7 +236,9 @@ def fit_curves(
 
         return predict
 
-    warned, degenerate = identifiability(problem, theta, found)
+    long = max(int(c.step[-1]) for c in used) >= LONG_RUN
+    lam = float(merged.get("momentum", 0.999 if long else 0.99))
+    warned, degenerate = identifiability(problem, theta, small, lam)
     converged = bool(found.converged[best]) or float(found.decrement[best]) < 1e-4
     status = "degenerate" if degenerate else "converged" if converged else "not_converged"
     return CurveFit(
