@@ -30,9 +30,10 @@ PRIOR_WEIGHT = 2.0
 
 ORIGIN_RESAMPLES = 24
 MOST_ORIGINS = 6
-# An origin needs this many pairs below it, in at least so many budgets.
+# An origin needs this many pairs below it, in at least so many budgets: kappa, K and a floor are
+# three unknowns, and two budgets cannot show that a line bends.
 FEWEST_PAIRS = 4
-FEWEST_BUDGETS = 2
+FEWEST_BUDGETS = 3
 
 
 @dataclass(frozen=True)

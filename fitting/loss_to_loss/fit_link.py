@@ -15,7 +15,7 @@ from fitting.laws import get_law
 from fitting.links import Floats
 from fitting.loss_to_loss.calibrate import calibrate_link
 from fitting.loss_to_loss.formula import at
-from fitting.loss_to_loss.kinds import KAPPA_PRIOR, kind_of, method_of
+from fitting.loss_to_loss.kinds import KappaPrior, default_prior, kind_of, method_of
 from fitting.loss_to_loss.link import Link, LinkData
 from fitting.loss_to_loss.methods import PREPARE, Estimator, Options
 from fitting.loss_to_loss.pairs import Pairs, frontier
@@ -50,9 +50,10 @@ def fit_link(
     default where sets share cells), "paper_ols", "free_E1" (the default along the frontier) or
     "odr". E0, E1: floors that are known; else they come from each set's own law (`floor_law`), or
     from the joint fit. kappa_prior: (mean, sd) for the joint method, None for none; the default is
-    N(1, .05) from train to train and none elsewhere. draws: resamples of cells (or of budgets),
-    each with its floors refitted; 0 for none. Raises FittingError for what cannot be used; a link
-    that these pairs do not pin down comes back with its status and warnings.
+    N(1, .066) from train to train and none elsewhere. draws:
+    resamples of cells (or of budgets), each with its floors refitted; 0 for none. Raises
+    FittingError for what cannot be used; a link that these pairs do not pin down comes back with
+    its status and warnings.
     """
     kind = kind_of(kind)
     chosen = method_of(method) if method else ("joint" if pairs.how == "exact" else "free_E1")
@@ -61,9 +62,7 @@ def fit_link(
         raise FittingError("bad_option", f"draws is {draws}.", "Give 0 or more.")
     if not noise_ratio > 0:
         raise FittingError("bad_option", f"noise_ratio is {noise_ratio}.", "It must be positive.")
-    prior = KAPPA_PRIOR[kind] if isinstance(kappa_prior, str) else kappa_prior
-    if prior is not None and not (np.isfinite(prior[0]) and prior[1] > 0):
-        raise FittingError("bad_option", f"kappa_prior is {prior}.", "Give (mean, sd), sd > 0.")
+    prior = _prior(kind, kappa_prior)
     options = Options(E0, E1, floor_law, prior, noise_ratio)
 
     def prepare(some: Pairs) -> Estimator:
@@ -131,6 +130,15 @@ def fit_link(
         versions={"numpy": np.__version__, "scipy": scipy.__version__},
         mixture=pairs.mixture,
     )
+
+
+def _prior(kind: str, given: tuple[float, float] | str | None) -> KappaPrior | None:
+    if given is None or isinstance(given, str):
+        return None if given is None else default_prior(kind)
+    mean, sd = given
+    if not (np.isfinite(mean) and sd > 0):
+        raise FittingError("bad_option", f"kappa_prior is {given}.", "Give (mean, sd), sd > 0.")
+    return mean, sd
 
 
 def _r2(pairs: Pairs, best: Floats) -> tuple[float, float]:

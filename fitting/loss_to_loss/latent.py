@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitting.links import Floats
+from fitting.loss_to_loss.kinds import KappaPrior
 from fitting.newton import BLOCK, Lanes, Solution, lane_weights, minimise, ridged
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class LatentProblem:
 
     n, d [cells]: centred logarithms. logs [cells, sets]; seen: where there is a loss.
     precision [cells, sets, sets]: inverse covariance of the sets that a cell has, 0 elsewhere.
+    prior: of every kappa but the first, which is 1.
     """
 
     n: Floats
@@ -42,7 +44,7 @@ class LatentProblem:
     logs: Floats
     seen: NDArray[np.bool_]
     precision: Floats
-    prior: tuple[float, float] | None
+    prior: KappaPrior | None
 
     @property
     def sets(self) -> int:
@@ -168,7 +170,7 @@ def links_between(theta: Floats, source: int, target: int) -> Floats:
 def fit_latent(
     pairs: "Pairs",
     *,
-    kappa_prior: tuple[float, float] | None = None,
+    kappa_prior: KappaPrior | None = None,
     E0: float | None = None,
     E1: float | None = None,
     rounds: int = ROUNDS,

@@ -18,7 +18,7 @@ from fitting.intervals import Calibration, robust_sd
 from fitting.links import Floats
 from fitting.loss_to_loss.calibrate import Origin, cuts, pooled
 from fitting.loss_to_loss.formula import PARAMS, chained
-from fitting.loss_to_loss.kinds import KAPPA_PRIOR
+from fitting.loss_to_loss.kinds import NEAR_ONE, KappaPrior
 from fitting.loss_to_loss.latent import (
     Latent,
     fit_latent,
@@ -182,7 +182,7 @@ class Joint:
 def fit_joint(
     sets: Mapping[str, Runs],
     *,
-    kappa_prior: tuple[float, float] | None = KAPPA_PRIOR["train_to_train"],
+    kappa_prior: KappaPrior | None = NEAR_ONE,
     draws: int = 200,
     level: float = 0.9,
     seed: int = 0,

@@ -20,7 +20,7 @@ from scipy.special import ndtri
 from fitting.errors import FittingError
 from fitting.links import Floats
 from fitting.loss_to_loss.floors import own_floor
-from fitting.loss_to_loss.kinds import KAPPA_PRIOR, kind_of
+from fitting.loss_to_loss.kinds import default_prior, kind_of
 from fitting.loss_to_loss.pairs import budgets
 from fitting.predict import check_level
 from fitting.runs import Runs
@@ -100,7 +100,8 @@ def plan_runs(
         )  # fmt: skip
     guess = E0 if E1 is None else float(E1)
     usable = x > E0
-    sd = (KAPPA_PRIOR[kind_of(kind)] or (1.0, WIDE_KAPPA_SD))[1]
+    belief = default_prior(kind_of(kind))
+    sd = WIDE_KAPPA_SD if belief is None else belief[1]
     prior = np.diag([LOG_K_SD**-2, sd**-2, (E1_SD_SHARE * guess) ** -2])
     d = _slopes(np.append(x, wanted), E0, guess)
     information = prior + sum((np.outer(d[i], d[i]) / noise**2 for i in have), np.zeros_like(prior))

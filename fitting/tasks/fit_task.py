@@ -46,9 +46,10 @@ def fit_task(
     """The curve of accuracy [points] over loss [points], least squares on accuracy.
 
     form: "sigmoid", "decay", "softmin", "threshold", or "auto" (least Akaike criterion, corrected
-    for few points; the soft-min takes part only where loss_floor is known). chance: the accuracy of guessing, which the curve then starts from. run: the
-    run of each point (resampled together). questions: how many the task has, for its binomial
-    noise. loss_floor: E of the loss, fixes the soft-min's shift c.
+    for few points; the soft-min takes part only where loss_floor is known). chance: the accuracy of
+    guessing, which the curve then starts from. run: the run of each point (resampled together).
+    questions: how many the task has, for its binomial noise. loss_floor: E of the loss, fixes the
+    soft-min's shift c.
     Raises FittingError for unusable points, and where every accuracy is within noise of chance:
     below the threshold of emergence nothing can be said about what comes after it.
     """

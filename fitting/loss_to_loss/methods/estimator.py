@@ -10,6 +10,7 @@ from fitting.diagnose import Warned
 from fitting.errors import FittingError
 from fitting.links import Floats
 from fitting.loss_to_loss.floors import Floor, floor_of
+from fitting.loss_to_loss.kinds import KappaPrior
 
 if TYPE_CHECKING:
     from fitting.loss_to_loss.pairs import Pairs
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     """E0, E1: floors that the user fixes. floor_law: the (N, D) law that gives the others.
-    kappa_prior: (mean, sd) for the joint method, None for none. noise_ratio: standard deviation of
+    kappa_prior: for the joint method. noise_ratio: standard deviation of
     the target's noise over the source's, both relative to the loss (odr)."""
 
     E0: float | None = None
     E1: float | None = None
     floor_law: str | None = None
-    kappa_prior: tuple[float, float] | None = None
+    kappa_prior: KappaPrior | None = None
     noise_ratio: float = 1.0
 
 
