@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_files import Column, Json, columns_of, four, read_fit
-from app.cli_output import Refused, new_table, note, print_json, print_table, warn, write_json
+from app.cli_output import (
+    Refused,
+    new_table,
+    note,
+    print_json,
+    print_table,
+    short,
+    warn,
+    write_json,
+)
 from app.cli_shape import Family, family_of, step_time_of
 
 if TYPE_CHECKING:
     from fitting.costs import Measurement, StepTime
 
-time = typer.Typer(no_args_is_help=True, help="How long steps take: fit, predict.")
+time = typer.Typer(no_args_is_help=True, help="How long steps take: fit, predict, serial.")
 
 Out = Annotated[Path | None, typer.Option(help="Write the step-time model here.")]
 
@@ -102,6 +111,9 @@ def fit(
         typer.Option(help="flops, copies, layers_gpus, params_gpus, weights; repeat. Else four."),
     ] = None,
     attention: Annotated[str, typer.Option(help="flash or unfused, if not a column.")] = "flash",
+    causal: Annotated[
+        bool, typer.Option(help="Whether the attention kernel skips the future.")
+    ] = True,
     family: Family = None,
     hardware: Annotated[str, typer.Option(help="What it was measured on.")] = "",
     column: Column = None,
@@ -111,7 +123,7 @@ def fit(
     """Fit step times that were measured elsewhere: a CSV or JSONL, one row a shape."""
     from fitting.costs import FEATURES, fit_step_time
 
-    rows = read_steps(file, columns_of(column), family, batch_tokens, gpus, attention)
+    rows = read_steps(file, columns_of(column), family, batch_tokens, gpus, attention, causal)
     found = fit_step_time(rows, features=feature or FEATURES, hardware=hardware)
     document = found.to_dict() | {"measurements": [row.to_dict() for row in rows]}
     if out is not None:
@@ -130,6 +142,7 @@ def read_steps(
     batch_tokens: float | None,
     gpus: int,
     attention: str,
+    causal: bool,
 ) -> "list[Measurement]":
     """The measured steps of a file; what it does not say of a shape is the family's."""
     from app.importers import cells, csv, format_of, jsonl
@@ -179,6 +192,7 @@ def read_steps(
                         gpus=int(at("gpus", gpus)),
                         micro_batch_tokens=micro or None,
                         attention=word("attention", attention),
+                        causal=causal,
                         checkpointing=word("checkpointing", "no").lower() in ("true", "yes", "1"),
                     ),
                     at("seconds", None),
@@ -306,3 +320,63 @@ def predict(
             f"  {gpu_hours:g} GPU-hours: {run['D']:.4g} tokens, loss {run['loss']:.4f} "
             f"[{four(run['lower'])}, {four(run['upper'])}]"
         )
+
+
+@time.command("serial")
+def serial(
+    step_time: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STEP_TIME.json",
+            exists=True,
+            dir_okay=False,
+            help="From `calibrate` or `time fit`.",
+        ),
+    ],
+    width: Annotated[int, typer.Option(help="Model width.", min=1)],
+    depth: Annotated[int, typer.Option(help="Model depth.", min=1)],
+    hours: Annotated[float, typer.Option(help="Until the deadline.", min=1e-9)],
+    batch_tokens: Annotated[list[float], typer.Option(help="Tokens a step; repeat to compare.")],
+    gpus: Annotated[int | None, typer.Option(help="GPUs; else as measured.", min=1)] = None,
+    family: Family = None,
+    fit_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--fit",
+            metavar="FIT.json",
+            exists=True,
+            help="A fit of kaplan_steps; else the paper's own constants.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a deadline allows at each batch size, by Kaplan's L(N, S) and critical batch size."""
+    from dataclasses import replace
+
+    from fitting.planning import serial_view
+
+    machine = step_time_of(step_time, None)
+    base, setup = family_of(family) or machine.family, machine.setup
+    if base is None or setup is None:
+        raise Refused(f"{step_time} does not say what was measured.", "Calibrate, or `time fit`.")
+    shape = base.resized(width, depth)
+    setup = replace(setup, gpus=gpus or setup.gpus)
+    rows = serial_view(
+        machine, shape, setup, hours, batch_tokens, None if fit_file is None else read_fit(fit_file)
+    )
+    if fit_file is None:
+        warn("constants_of_the_paper", "Kaplan et al.'s constants, on their data: compare the "
+             "batches, not the losses with yours.")  # fmt: skip
+    if as_json:
+        print_json({"hours": hours, "shape": shape.to_dict(), "rows": [r.to_dict() for r in rows]})
+        return
+    table = new_table(
+        f"{shape.label} for {hours:g} hours on {setup.gpus} GPU(s)",
+        "batch, tokens", "s a step", "steps", "tokens", "loss", "critical batch", "worth of a step",
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            short(row.batch_tokens), short(row.step_seconds), short(row.steps), short(row.tokens),
+            f"{row.loss:.4f}", short(row.critical_batch), f"{row.efficiency:.0%}",
+        )  # fmt: skip
+    print_table(table)

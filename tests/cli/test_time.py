@@ -75,6 +75,19 @@ def test_a_loss_for_gpu_hours(run: Run, machine: Path, tmp_path: Path) -> None:
     assert done.document["run"]["limited_by"] == "gpu_hours"
 
 
+def test_the_serial_view_of_a_deadline(run: Run, machine: Path) -> None:
+    """Steps x tokens is what the machine does in a day; a larger batch is worth more a step."""
+    asked = ("time", "serial", machine, "--width", 1024, "--depth", 28, "--gpus", 256)
+    asked += ("--hours", 24, "--batch-tokens", 2e6, "--batch-tokens", 8e6)
+    done = run(*asked, "--json")
+    assert done.code == 0 and "constants_of_the_paper" in done.err
+    small, large = done.document["rows"]
+    assert small["steps"] * small["step_seconds"] == pytest.approx(24 * 3600)
+    assert large["efficiency"] > small["efficiency"]
+    assert small["critical_batch"] == pytest.approx(2e8 / small["loss"] ** (1 / 0.21))
+    assert "worth of a step" in run(*asked).out
+
+
 def test_a_data_sheet_stands_in(run: Run) -> None:
     done = run("time", "predict", "--gpu", "h100-sxm", "--width", 4096, "--depth", 32, "--gpus", 64,
                "--batch-tokens", 4e6, *FAMILY, "--json")  # fmt: skip

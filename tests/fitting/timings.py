@@ -25,7 +25,8 @@ def gemstones(attention: str = "flash") -> list[Measurement]:
 
 
 def llm_foundry(section: str) -> list[Measurement]:
-    """MPT models; the rows whose section starts so."""
+    """MPT models; the rows whose section starts so. Attention over the future as well: counted so,
+    the steps are told better by a third (A100 40 GB: 13.7% against 20.0% by FLOPs alone)."""
     out = []
     for row in data.rows("time/mpt_throughput.csv"):
         if not row["section"].startswith(section):
@@ -37,7 +38,7 @@ def llm_foundry(section: str) -> list[Measurement]:
         tokens, gpus = float(row["GlobalBatchSize (T)"]), int(row["# GPUs"])
         setup = Setup(
             tokens, gpus, int(row["MicroBatchSize"]) * shape.seq_len,
-            checkpointing=row["Activation Checkpointing"] == "True",
+            checkpointing=row["Activation Checkpointing"] == "True", causal=False,
         )  # fmt: skip
         seconds = tokens / float(row["Throughput (T/s/GPU)"]) / gpus
         out.append(Measurement(shape, setup, seconds, group=row["Model"]))
