@@ -113,8 +113,10 @@ def own_server(tmp_path_factory):
         shutil.rmtree(folder)
 
 
+# 3 seconds are longer than the lease; a minute is longer than the run
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.soak)])
 def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
-    own_server, corpus, tmp_path, undisturbed
+    own_server, corpus, tmp_path, undisturbed, seconds
 ):
     data, settings = own_server
     engine = make_engine(settings)
@@ -126,7 +128,7 @@ def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
         server = embedded.running_server(data)
         assert server is not None
         os.kill(server.pid, signal.SIGKILL)
-        time.sleep(3)  # longer than the lease
+        time.sleep(seconds)
         embedded.start_server(data)
         back = time.monotonic()
         assert lab.curve(run_id)[: len(acknowledged)] == acknowledged

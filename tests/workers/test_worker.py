@@ -235,7 +235,7 @@ def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturb
         run = lab.wait_ended(cancelled)
         seconds = time.monotonic() - asked
         print(f"cancelled after {seconds:.1f} s")
-        assert run.status == "cancelled" and seconds < 3.5
+        assert run.status == "cancelled" and seconds < 3
         lab.wait(stopped, lambda run: run.step >= 100)
         worker.send(signal.SIGTERM)
         assert worker.wait(20) == 0

@@ -30,18 +30,22 @@ def checkpoint_path(folder: Path, step: int, kind: str) -> Path:
 
 
 def write(folder: Path, step: int, kind: str, tensors: dict[str, Tensor], about: Any) -> Written:
-    """Store `tensors` and the JSON-able `about` as the checkpoint of `step`."""
+    """Store `tensors` and the JSON-able `about` as the checkpoint of `step`. Raises OSError."""
     payload = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         metadata={"scalewright": json.dumps({**about, "step": step, "kind": kind})},
     )
     path = checkpoint_path(folder, step, kind)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # a full disk: leave it no fuller
+        temporary.unlink(missing_ok=True)
+        raise
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)

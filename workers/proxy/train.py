@@ -101,7 +101,13 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer.state().items()}
         tensors["rng"] = torch.get_rng_state()
-        written = checkpoint.write(out, step, kind, tensors, identity)
+        try:
+            written = checkpoint.write(out, step, kind, tensors, identity)
+        except OSError as error:
+            if kind != "resume":  # a run that others start from, or its result, needs the file
+                raise
+            print(f"no checkpoint at step {step}: {error}", file=sys.stderr, flush=True)
+            return
         emit(
             "checkpoint",
             step=step,
