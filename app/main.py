@@ -14,6 +14,7 @@ from app import dashboard
 from app.api import (
     allocations,
     calibrations,
+    curves,
     errors,
     events,
     fits,
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         jobs.router,
         allocations.router,
         calibrations.router,
+        curves.router,
         fits.router,
         links.router,
         operations.router,

@@ -10,17 +10,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from app.api.auth import READ
-from app.api.dependencies import DatabaseDep, Id
+from app.api.dependencies import DatabaseDep, Id, IdQuery
+from app.api.schemas.curves import InFlightOut
 from app.api.schemas.jobs import JobOut
 from app.api.schemas.runs import CurveOut, RunOut
 from app.api.schemas.sweeps import SweepOut
-from app.services import curves, jobs, runs, sweeps
+from app.services import curves, jobs, loss_curves, runs, sweeps
 from app.storage.listen import Event, Listener
 
 router = APIRouter(prefix="/v1", tags=["events"], dependencies=[READ])
@@ -28,6 +29,7 @@ router = APIRouter(prefix="/v1", tags=["events"], dependencies=[READ])
 LEAST_SECONDS_BETWEEN = 0.25
 IDLE_SECONDS = 15.0
 POINTS_AT_ONCE = 5_000
+ENDED = ("finished", "failed", "cancelled", "diverged")
 
 
 # A stream that has begun cannot answer 404 any more, so existence is looked at before.
@@ -77,8 +79,65 @@ async def run_events(
             after = int(points.step[-1])
             yield ServerSentEvent(event="points", id=str(after), data=points)
         yield ServerSentEvent(event="run", data=run)
-        if run.status in ("finished", "failed", "cancelled", "diverged"):
+        if run.status in ENDED:
             yield ServerSentEvent(event="end", data={"status": run.status})
+            return
+
+
+def _law_exists(run_id: Id, database: DatabaseDep, fit: IdQuery = None) -> None:
+    with database.begin() as connection:
+        loss_curves.in_flight(connection, run_id, fit)
+
+
+@router.get("/runs/{run_id}/forecast", tags=["forecasts"])
+def run_forecast(
+    run_id: Id,
+    database: DatabaseDep,
+    fit: IdQuery = None,
+    incumbent: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
+    level: Annotated[float | None, Query(ge=0.5, le=0.999)] = None,
+) -> InFlightOut:
+    """What a run under way will end at: the law of completed runs (`fit`: of /v1/curves; default:
+    the project's newest), frozen, and how far this run is off it. With `incumbent`, a final loss
+    to beat, also whether to go on."""
+    with database.begin() as connection:
+        found = loss_curves.in_flight(connection, run_id, fit, incumbent=incumbent, level=level)
+    return InFlightOut.model_validate(found)
+
+
+@router.get(
+    "/runs/{run_id}/forecast/events",
+    response_class=EventSourceResponse,
+    dependencies=[Depends(_law_exists)],
+)
+async def run_forecast_events(
+    run_id: Id,
+    request: Request,
+    fit: IdQuery = None,
+    incumbent: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
+) -> AsyncIterable[ServerSentEvent]:
+    """`forecast`: the final loss foreseen, again whenever the run has moved."""
+    seen = -1
+
+    def look(connection: Connection) -> InFlightOut | None:
+        run = runs.get(connection, run_id)
+        if run.step == seen and not run.ended:
+            return None
+        return InFlightOut.model_validate(
+            loss_curves.in_flight(connection, run_id, fit, incumbent=incumbent)
+        )
+
+    def wanted(event: Event) -> bool:
+        return event.get("run_id") == run_id
+
+    async for _ in _moments(request, wanted):
+        found = await _read(request, look)
+        if found is None:
+            continue
+        seen = found.step
+        yield ServerSentEvent(event="forecast", id=str(seen), data=found)
+        if found.status in ENDED:
+            yield ServerSentEvent(event="end", data={"status": found.status})
             return
 
 

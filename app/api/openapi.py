@@ -38,6 +38,28 @@ PLAN = {
     "gpu_hours": 500,
     "shapes": {"family": SHAPE, "setup": SETUP, "depths": [12, 24]},
 }
+WSD = {
+    "kind": "wsd", "steps": 3000, "peak_lr": 1e-3, "warmup_steps": 100, "cooldown_steps": 600,
+}  # fmt: skip
+CURVE_STEPS = list(range(300, 3001, 100))
+CURVES = {
+    "law": "annealing",
+    "curves": [
+        {
+            "run": f"run-{cool}",
+            "step": CURVE_STEPS,
+            "loss": [
+                2.6 + 9.0 / step**0.5 - 2e-4 * max(0, step - 3000 + cool) for step in CURVE_STEPS
+            ],
+            "schedule": {**WSD, "cooldown_steps": cool},
+        }
+        for cool in (300, 900)
+    ],
+    "draws": 20,
+}
+CURVE = {"fit": 1, "schedule": WSD, "steps": [1500, 3000]}
+RANK = {"fit": 1, "schedules": {"long": WSD, "short": {**WSD, "cooldown_steps": 200}}}
+OPTIMIZE = {"fit": 1, "steps": 3000, "peak_lr": 1e-3, "warmup_steps": 100}
 FORECAST = {"fit": 1, "inputs": {"N": 1e9, "D": 2e10}, "project": "demo"}
 LINK_PREDICTIONS = {
     "the source's loss was measured": {"source_loss": 2.75, "flops": 1e20},
@@ -109,6 +131,10 @@ def _set_examples(document: dict[str, Any]) -> None:
         "/v1/allocations": {"a budget in FLOPs": ALLOCATION, "GPU-hours of a machine": PLAN},
         "/v1/calibrations": {"measured steps": CALIBRATION},
         "/v1/predictions/time": {"by a data sheet": TIME},
+        "/v1/curves/fit": {"two runs": CURVES},
+        "/v1/curves/predict": {"another schedule": CURVE},
+        "/v1/schedules/rank": {"two schedules of one peak": RANK},
+        "/v1/schedules/optimize": {"so many steps": OPTIMIZE},
         "/v1/forecasts": {"of inputs": FORECAST},
         "/v1/links/{link_id}/predict": LINK_PREDICTIONS,
         "/v1/links/{link_id}/translate": {"a fit of the source's runs": {"fit": 1}},
