@@ -194,8 +194,8 @@ class Engine:
         straight = np.isinf(delta) and self.where is not None and rows is None
         if not straight and (np.isinf(delta) or self.where is None or not widths):
             theta = self._best(self._descend(np.inf, theta, small, rows, 1e-6, 30), max(count, 6))
-        for d in widths:  # stragglers go on in the next width
-            theta = self._descend(d, theta, small, rows, 1e-4, 6).theta
+        for d in widths:
+            theta = self._descend(d, theta, small, rows, 1e-4, 20).theta
         if rows is not None:
             thin = self._descend(delta, theta, small, rows, 1e-9, 60)
             if self.where is None:
@@ -254,8 +254,8 @@ class Engine:
                 problem = problem_of(width)
                 found = minimise(
                     problem, theta, every, lower=lower, upper=upper,
-                    metric=ridged(problem.metric(theta, every)), scales=problem.scales,
-                    tol=1e-14 if last else 1e-4, max_iterations=60 if last else 6,
+                    metric=ridged(problem.metric(theta, every)),
+                    tol=1e-14 if last else 1e-4, max_iterations=60 if last else 20,
                 )  # fmt: skip
                 theta = found.theta
             if self.objective.kind == "lad-log":
@@ -344,7 +344,7 @@ class Engine:
         return minimise(
             problem, theta, weights, lower=self.lower, upper=self.upper, tol=tol,
             metric=ridged(problem.metric(theta, weights)), max_iterations=most, damping=damping,
-            refresh=3 if far else 0, scales=problem.scales,
+            refresh=3 if far else 0,
         )  # fmt: skip
 
     def warm(
@@ -377,7 +377,7 @@ class Engine:
                 metric=ridged(problem.metric(start[:1], self.weights)[0]),
                 tol=tol,
                 max_iterations=most,
-                scales=problem.scales,
+                scales=self._scales(start),
                 first=shared_start(problem, theta, w) if theta.ndim == 1 and small else None,
             )
         lost = np.flatnonzero(~found.converged)
@@ -388,12 +388,23 @@ class Engine:
                 getattr(found, name)[lost[better]] = getattr(again, name)[better]
         return self._finished(found, w)
 
+    def _scales(self, start: Floats) -> tuple[int, ...]:
+        """Coordinates in whose exponential resamples may step: none where the floor has all but
+        vanished, for there the step would be to a floor below zero."""
+        powers = self.law.powers
+        scales: tuple[int, ...] = self.problem().scales
+        if powers is not None and powers.floor is not None and scales:
+            least = float(np.log(self.loss.min())) - 4.0
+            if start[:, len(powers.terms)].min() < least:
+                return ()
+        return scales
+
     def _narrowed(
         self, theta: Floats, weights: Floats, tol: float, most: int, factor: float
     ) -> Solution:
         return narrowed(
             self.problem, self.objective.solver_delta, theta, weights, lower=self.lower,
-            upper=self.upper, factor=factor, scales=self.problem().scales, tol=tol, most=most,
+            upper=self.upper, factor=factor, tol=tol, most=most,
         )  # fmt: skip
 
     def _finished(self, found: Solution, weights: Floats | None) -> Solution:

@@ -31,7 +31,6 @@ def narrowed(
     lower: Floats,
     upper: Floats,
     factor: float = 0.5,
-    scales: tuple[int, ...] = (),
     tol: float = 1e-10,
     most: int = 200,
 ) -> Solution:
@@ -54,7 +53,6 @@ def narrowed(
             tol=tol if last else 1e-4,
             max_iterations=most if last else 30,
             refresh=5,
-            scales=scales,
         )
         theta = found.theta
     return found
