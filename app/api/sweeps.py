@@ -8,7 +8,7 @@ from app.api.auth import READ, SUBMIT
 from app.api.dependencies import Cursor, DatabaseDep, Id, Limit, SettingsDep
 from app.api.idempotency import IdempotentRoute
 from app.api.schemas.common import PageOf
-from app.api.schemas.sweeps import PlanOut, SweepIn, SweepOut
+from app.api.schemas.sweeps import NoiseOut, PlanOut, SeedNoise, SweepIn, SweepOut
 from app.services import paging, sweeps
 
 router = APIRouter(
@@ -67,3 +67,15 @@ def cancel_sweep(sweep_id: Id, database: DatabaseDep) -> SweepOut:
     """Cancel what has not ended; what is stored stays."""
     with database.begin() as connection:
         return SweepOut.model_validate(sweeps.cancel(connection, sweep_id))
+
+
+@router.get("/{sweep_id}/noise")
+def get_noise(
+    sweep_id: Id,
+    database: DatabaseDep,
+    level: Annotated[float, Query(gt=0, lt=1, description="Of the interval.")] = 0.9,
+) -> NoiseOut:
+    """What luck is worth: the spread of the last loss over seeds, from the sweep's repeats."""
+    with database.begin() as connection:
+        found = sweeps.seed_noise(connection, sweep_id, level=level)
+    return NoiseOut(sweep_id=sweep_id, noise=list(map(SeedNoise.model_validate, found)))

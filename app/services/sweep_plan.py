@@ -89,14 +89,21 @@ def plan_sweep(
 
     spec           the body of POST /v1/sweeps without project and name
     paths          corpus name -> folder, for each corpus that the spec names
+                   lrs: every size and budget at each of these peak rates, each a recipe of its own
+                   repeat_seeds: the shortest run of each size again with these seeds
     unique_tokens  corpus name -> training tokens in it; a run that reads more than one epoch of
                    what it draws from is planned with a warning
     """
     sizes, budgets = _sizes(spec), _budgets(spec)
-    if len(sizes) * (len(budgets) + 1) > MAX_RUNS:
+    rates = _rates(spec)
+    if (
+        len(sizes) * (len(budgets) + 1 + len(spec.get("repeat_seeds") or ())) * len(rates)
+        > MAX_RUNS
+    ):
         raise ServiceError(
             "too_large",
-            f"{len(sizes)} sizes x {len(budgets)} budgets is more than {MAX_RUNS} runs.",
+            f"{len(sizes)} sizes x {len(budgets)} budgets x {len(rates)} rates, and their repeats, "
+            f"are more than {MAX_RUNS} runs.",
             "Split the sweep.",
         )
     kind = _schedule_kind(spec)
@@ -118,8 +125,9 @@ def plan_sweep(
                 )
             else:
                 cells[steps] = budget
-        if cells:
-            runs += _runs_of_size(name, spec, shape, cells, kind, paths)
+        for suffix, recipe in rates.items() if cells else ():
+            runs += _runs_of_size(name + suffix, recipe, shape, cells, kind, paths)
+            runs += _repeats(name + suffix, recipe, shape, cells, kind, paths)
     if not runs:
         raise ServiceError(
             "invalid",
@@ -261,6 +269,47 @@ def _runs_of_size(
         for steps, start in starts.items()
     ]  # fmt: skip
     return [trunk, *branches]
+
+
+def _repeats(
+    name: str,
+    spec: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    cells: Mapping[int, float],
+    kind: str,
+    paths: Mapping[str, str],
+) -> list[PlannedRun]:
+    """The shortest run once more for each of `repeat_seeds`, alone: what luck is worth."""
+    steps = min(cells)
+    label = f"{name}/d{shape['d_model']}-L{shape['n_layers']}-{cells[steps]:.3g}"
+    return [
+        _run(
+            f"{label}-s{seed}", "single", True, {**spec, "seed": seed}, shape,
+            _schedule(spec, kind, steps), paths, steps, budget=cells[steps],
+        )
+        for seed in _repeat_seeds(spec)
+    ]  # fmt: skip
+
+
+def _rates(spec: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{suffix of the runs' names: specification}, one for each of `lrs`."""
+    lrs = sorted({float(lr) for lr in spec.get("lrs") or ()})
+    if not lrs:
+        return {"": spec}
+    optimizer = spec.get("optimizer") or {"name": "muon"}
+    return {f"/lr{lr:g}": {**spec, "optimizer": {**optimizer, "lr": lr}} for lr in lrs}
+
+
+def _repeat_seeds(spec: Mapping[str, Any]) -> list[int]:
+    seeds = sorted({int(seed) for seed in spec.get("repeat_seeds") or ()})
+    if int(spec.get("seed", 0)) in seeds:
+        raise ServiceError(
+            "invalid",
+            f"repeat_seeds holds the sweep's own seed, {spec.get('seed', 0)}.",
+            "A repeat needs a seed of its own.",
+            column="repeat_seeds",
+        )
+    return seeds
 
 
 def _run(

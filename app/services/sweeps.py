@@ -166,6 +166,37 @@ def runs_of(connection: Connection, sweep_id: int) -> list[Run]:
     return stored_runs.of_sweep(connection, sweep_id)
 
 
+@dataclass(frozen=True)
+class SeedNoise:
+    """What luck is worth: the standard deviation of the last loss over seeds, and its interval."""
+
+    validation_set: str
+    sd: float
+    lower: float
+    upper: float
+    level: float
+    degrees_of_freedom: int
+    runs: int
+    groups: int
+
+
+def seed_noise(connection: Connection, sweep_id: int, *, level: float = 0.9) -> list[SeedNoise]:
+    """From the sweep's repeats (`repeat_seeds`), by validation set; empty before two have finished.
+
+    The interval is that of a variance of normal errors, chi squared: wide for a few repeats.
+    """
+    from scipy.stats import chi2
+
+    get(connection, sweep_id)
+    found = []
+    for spread in counts.seed_spread(connection, sweep_id):
+        n = spread.degrees_of_freedom
+        low, high = chi2.ppf([(1 + level) / 2, (1 - level) / 2], n)
+        bounds = {"lower": spread.sd * (n / low) ** 0.5, "upper": spread.sd * (n / high) ** 0.5}
+        found.append(SeedNoise(**vars(spread), **bounds, level=level))
+    return found
+
+
 def cancel(connection: Connection, sweep_id: int) -> SweepSummary:
     """Cancel every run that has not ended; what is stored stays."""
     for run in runs_of(connection, sweep_id):

@@ -61,6 +61,39 @@ def training_rates(
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Of the last losses of runs that differ in their seed alone, pooled over `groups` of them."""
+
+    validation_set: str
+    sd: float
+    degrees_of_freedom: int
+    runs: int
+    groups: int
+
+
+def seed_spread(connection: Connection, sweep_id: int) -> list[Spread]:
+    """By validation set; none where no group of finished, cooled runs has two seeds."""
+    rows = connection.execute(
+        text(
+            """
+            with alike as (
+                select e.validation_set, count(*) as runs, var_samp(e.loss) as variance
+                from runs r join evaluations e on e.run_id = r.id and e.step = r.steps
+                where r.sweep_id = :sweep_id and r.cooled and r.status = 'finished'
+                group by e.validation_set, e.loss_unit, r.recipe, r.n_total, r.n_blocks, r.steps
+                having count(*) > 1 and count(distinct r.seed) = count(*)
+            )
+            select validation_set, sqrt(sum((runs - 1) * variance) / sum(runs - 1)) as sd,
+                sum(runs - 1) as degrees_of_freedom, sum(runs) as runs, count(*) as groups
+            from alike group by validation_set order by validation_set
+            """
+        ),
+        {"sweep_id": sweep_id},
+    )
+    return [Spread(row[0], float(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows]
+
+
+@dataclass(frozen=True)
 class WorkerSeen:
     """A worker by what it holds: `runs` in training, last heard of at `heartbeat_at`."""
 

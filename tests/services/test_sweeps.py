@@ -229,3 +229,56 @@ def queued(connection: Connection) -> set[int]:
         text("select args ->> 'run_id' from procrastinate_jobs where task_name = 'train_run'")
     )
     return {int(run_id) for (run_id,) in rows}
+
+
+def test_a_sweep_of_rates_and_repeats() -> None:
+    spec = {**SPEC, "lrs": [3e-3, 6e-3], "repeat_seeds": [1, 2]}
+    plan, alone = plan_sweep("s", spec, paths=PATHS), plan_sweep("s", SPEC, paths=PATHS)
+    assert {run.config["optimizer"]["lr"] for run in plan.runs} == {3e-3, 6e-3}
+    repeats = [run for run in plan.runs if run.config["seed"]]
+    assert len(plan.runs) == 2 * len(alone.runs) + len(repeats)
+    assert len(repeats) == 2 * 2 * 2  # sizes, rates, seeds
+    for repeat in repeats:
+        of_size = [run for run in plan.finals if run.n == repeat.n]
+        assert repeat.steps == min(run.steps for run in of_size)
+        (twin,) = [
+            run
+            for run in of_size
+            if run.kind == "branch"
+            and run.steps == repeat.steps
+            and run.config["optimizer"] == repeat.config["optimizer"]
+        ]
+        assert repeat.config["schedule"] == twin.config["schedule"]
+    with pytest.raises(ServiceError, match="own seed, 0"):
+        plan_sweep("s", {**SPEC, "repeat_seeds": [0]}, paths=PATHS)
+
+
+def test_seed_noise_is_the_pooled_deviation_of_repeats(
+    connection: Connection, settings: Settings, with_corpora: Path
+) -> None:
+    projects.create(connection, "noise")
+    spec = {**SPEC, "repeat_seeds": [1, 2]}
+    sweep = sweeps.create(connection, settings, "noise", "s", spec)
+    assert sweeps.seed_noise(connection, sweep.id) == []
+    losses = {0: 2.00, 1: 2.02, 2: 2.07}  # of the narrow model; the wide one is 1 lower
+    for run in sweeps.runs_of(connection, sweep.id):
+        if run.cooled:
+            loss = losses[run.seed or 0] - (run.config["model"]["d_model"] == 48)
+            connection.execute(
+                text("update runs set status = 'finished', recipe = 'r' where id = :id"),
+                {"id": run.id},
+            )
+            connection.execute(
+                text(
+                    "insert into evaluations (run_id, validation_set, step, loss)"
+                    " values (:id, 'code', :step, :loss)"
+                ),
+                {"id": run.id, "step": run.steps, "loss": loss},
+            )
+    (noise,) = sweeps.seed_noise(connection, sweep.id)
+    # both groups have the variance of (0, .02, .07): .0013
+    assert noise.sd == pytest.approx(0.0013**0.5)
+    assert (noise.degrees_of_freedom, noise.runs, noise.groups) == (4, 6, 2)
+    # chi squared of 4 at 5% and 95%, from a table: 0.711 and 9.488
+    assert noise.lower == pytest.approx(noise.sd * (4 / 9.488) ** 0.5, rel=1e-3)
+    assert noise.upper == pytest.approx(noise.sd * (4 / 0.711) ** 0.5, rel=1e-3)

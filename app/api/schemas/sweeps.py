@@ -114,6 +114,17 @@ class SweepIn(Request):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     batch_tokens: int = Field(default=1024, ge=1, le=2**30)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    lrs: list[PositiveFloat] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=50,
+        description="Every size and budget at each of these peak rates: how sensitive it is to it.",
+    )
+    repeat_seeds: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] | None = Field(
+        default=None,
+        max_length=100,
+        description="The shortest run of each size again with these seeds: what luck is worth.",
+    )
     min_steps: int = Field(
         default=1000, ge=1, le=10**9, description="Below it a transient is measured, not a law."
     )
@@ -199,3 +210,22 @@ class SweepOut(Timed):
     name: str
     spec: dict[str, Any]
     progress: ProgressOut
+
+
+class SeedNoise(Answer):
+    """Runs that are alike but for their seed: the standard deviation of their last loss, pooled
+    over `groups`, with its interval at `level`."""
+
+    validation_set: str
+    sd: float
+    lower: float
+    upper: float
+    level: float
+    degrees_of_freedom: int
+    runs: int
+    groups: int
+
+
+class NoiseOut(Answer):
+    sweep_id: int
+    noise: list[SeedNoise]
