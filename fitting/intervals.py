@@ -25,12 +25,14 @@ from fitting.links import Floats
 MAD_TO_SD = 1.4826022185056018
 
 
-# What drift to expect before looking, per decade of compute, and how many decades of evidence
-# that is worth. Both are guesses: the drift lies near that of the simulated truths of
-# tests/benchmarks/fit_tasks.py (about 0.014), and the held-out tasks there had been seen when it
-# was settled, so their coverage is a little flattered.
-PRIOR_DRIFT = 0.015
-PRIOR_WEIGHT = 2.0
+# What the interval of a prediction expects of the world beyond the data: the drift per decade of
+# compute before looking, how many decades of evidence that is worth, what a decade of rolling
+# origins is worth against it, and the share of a drift of one sign that goes on. Chosen on simulated
+# truths only, by tests/benchmarks/calibrate.py; see docs/decisions/0041-*.
+PRIOR_DRIFT = 0.01
+PRIOR_WEIGHT = 6.0
+SEEN_WEIGHT = 0.5
+LEAN = 0.75
 
 # Rolling origins, and resamples for the parameter noise of each.
 MOST_ORIGINS = 8
@@ -58,6 +60,7 @@ class Calibration:
     bias: their pooled signed error per decade; positive: larger runs were worse than predicted.
     one_sided: share of the origins whose mean error has the sign of `bias`.
     origins: how many cuts the training set allowed; span: decades from the first cut to the end.
+    lean: drift per decade, signed, that is expected to go on as the rolling origins saw it.
     """
 
     noise: float
@@ -69,15 +72,29 @@ class Calibration:
     one_sided: float
     origins: int
     span: float
+    lean: float = 0.0
 
-    def spread(self, decades: Floats, level: float) -> Floats:
-        """Half-width in log loss, at `level`, of all that is not parameter noise: [points]."""
+    def sides(
+        self, low: Floats, high: Floats, decades: Floats, level: float
+    ) -> tuple[Floats, Floats]:
+        """How far the interval reaches below and above the prediction, in log loss: [points] each.
+
+        low, high: quantiles of the parameter noise at `level`. In quadrature with the scatter of
+        single runs and the drift, and moved by the lean; the side that it leans away from keeps
+        what is there without any drift.
+        """
         from scipy.special import stdtrit
 
         upper = 0.5 + 0.5 * level
         one = float(stdtrit(self.noise_freedom, upper)) * self.noise
-        far = float(stdtrit(self.drift_freedom, upper)) * self.drift
-        return np.asarray(np.sqrt(one**2 + (far * decades) ** 2))
+        far = float(stdtrit(self.drift_freedom, upper)) * self.drift * decades
+        here = [np.hypot(np.maximum(q, 0.0), one) for q in (-low, high)]
+        lean = self.lean * decades
+        below, above = (
+            np.maximum(np.hypot(near, far) + way * lean, near)
+            for near, way in zip(here, (-1.0, 1.0), strict=True)
+        )
+        return below, above
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -183,20 +200,36 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     slope = pull / np.maximum(grip, 1e-300)
     bias = float(pull.sum() / max(float(grip.sum()), 1e-300))
     span = float(x.max() - cuts[0])
-    weight = max(1.0, span)
-    total = PRIOR_WEIGHT + weight
-    drift = np.sqrt((PRIOR_WEIGHT * PRIOR_DRIFT**2 + weight * seen**2) / total)
+    drift, total = mixed_drift(seen, span)
+    lean = LEAN * float(np.sign(bias)) * min(abs(bias), seen)
     return Calibration(
         noise=noise,
         noise_freedom=freedom,
-        drift=float(drift),
+        drift=drift,
         drift_freedom=total,
         seen=seen,
         bias=bias,
         one_sided=float((np.sign(slope) == np.sign(bias)).mean()),
         origins=int(cuts.size),
         span=span,
+        lean=lean,
     )
+
+
+def mixed_drift(
+    seen: float,
+    span: float,
+    prior: float = PRIOR_DRIFT,
+    prior_weight: float = PRIOR_WEIGHT,
+    seen_weight: float = SEEN_WEIGHT,
+) -> tuple[float, float]:
+    """The drift per decade, and its degrees of freedom: what was seen over `span` decades and what
+    is expected before looking, mixed as an inverse-chi-square prior would."""
+    if not span:
+        return prior, prior_weight
+    weight = seen_weight * max(1.0, span)
+    total = prior_weight + weight
+    return float(np.sqrt((prior_weight * prior**2 + weight * seen**2) / total)), total
 
 
 def _origins(x: Floats, fewest: int) -> Floats:

@@ -86,9 +86,8 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
     x = fit.law.columns(inputs)
     value = np.asarray(fit.law.evaluate(x, fit.values), dtype=float)
     low, high = draw_quantiles(fit, x, value, chosen)
-    extra = fit.calibration.spread(decades_beyond(fit, x), chosen)
-    lower = value * np.exp(-np.sqrt(np.minimum(low, 0.0) ** 2 + extra**2))
-    upper = value * np.exp(np.sqrt(np.maximum(high, 0.0) ** 2 + extra**2))
+    below, above = fit.calibration.sides(low, high, decades_beyond(fit, x), chosen)
+    lower, upper = value * np.exp(-below), value * np.exp(above)
     reach = {k: v / fit.data.inputs[k][1] for k, v in x.items()}
     return Prediction(value, lower, upper, reach, x, chosen, fit.loss_unit, fit.law.name)
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fit_tasks import Task, real, simulated
-
 from fitting import fit, get_law
+from tests.benchmarks.fit_tasks import Task, real
+from tests.benchmarks.truths import simulated
 
 
 def judge(task: Task, law: str, level: float, draws: int) -> dict[str, float]:
@@ -87,7 +86,7 @@ def main() -> None:
     started = time.process_time()
     for title, tasks, each in (
         ("real runs", real(), True),
-        ("simulated truths", list(simulated(a.repeats)), False),
+        ("simulated truths", list(simulated(a.repeats, first=1000)), False),
     ):
         show(title, [(t, judge(t, a.law, a.level, a.draws)) for t in tasks], each)
     print(f"\nnominal {a.level:.0%}, {time.process_time() - started:.1f} CPU s")

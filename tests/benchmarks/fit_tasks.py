@@ -1,4 +1,4 @@
-"""Held-out tasks: smaller real runs to fit, larger ones to predict; and simulated truths.
+"""Held-out tasks: smaller real runs to fit, larger ones to predict.
 
 Read by `coverage.py` and `fit_vs_peers.py`. Nothing in the library is tuned to these.
 """
@@ -106,46 +106,3 @@ def porian() -> Iterator[Task]:
 
 def real() -> list[Task]:
     return [*epoch(), *kempner(), *gadre(), *gemstones(), *porian()]
-
-
-def _grid(sizes: int, budgets: int, low: float, decades: float, spread: float) -> tuple:
-    """An IsoFLOP design: N about the valley of each budget, within a factor of `spread`."""
-    C = np.repeat(low * 10 ** np.linspace(0, decades, budgets), sizes)
-    ratio = np.tile(np.linspace(-1, 1, sizes), budgets)
-    N = np.sqrt(C / 6 / 20) * np.exp(np.log(spread) * ratio)
-    return N, C / 6 / N
-
-
-FORMS = {
-    "chinchilla": lambda N, D: 1.8 + 480 * N**-0.35 + 2100 * D**-0.37,
-    # the two terms meet as in Kaplan et al.'s eq. 1.5, over a floor: never exactly separable
-    "coupled": lambda N, D: 1.7 + ((9e13 / N) ** (0.3 / 0.4) + 5e13 / D) ** 0.4 / 110.0,
-    # an exponent that decays: a break at 3e9 tokens
-    "broken": lambda N, D: 1.9 + 400 * N**-0.34 + 900 * D**-0.33 * (1 + (D / 3e9) ** 2.0) ** -0.03,
-    # the smallest runs are still in an initial transient
-    "transient": lambda N, D: 1.8 + 480 * N**-0.35 + 2100 * D**-0.37 * (1 + (3e8 / D) ** 1.5),
-}
-
-
-def simulated(repeats: int = 8) -> Iterator[Task]:
-    """Known truths, in small, middling and rich designs; the same seeds each time."""
-    designs = {
-        "small 4x4, 3x": (4, 4, 1e18, 1.5, 3.0, 3.0, 0.008),
-        "middling 6x5, 10x": (6, 5, 1e18, 2.0, 4.0, 10.0, 0.004),
-        "rich 10x8, 100x": (10, 8, 1e18, 2.5, 6.0, 100.0, 0.003),
-    }
-    for design, (sizes, budgets, low, decades, spread, beyond, noise) in designs.items():
-        for form, loss in FORMS.items():
-            for repeat in range(repeats):
-                rng = np.random.default_rng([repeat, 23])
-                N, D = _grid(sizes, budgets, low, decades, spread)
-                N = N * np.exp(0.05 * rng.standard_normal(N.size))
-                y = loss(N, D) * np.exp(noise * rng.standard_normal(N.size))
-                C = low * 10**decades * beyond
-                n = np.sqrt(C / 120) * np.array([0.5, 1.0, 2.0])
-                d = C / 6 / n
-                z = loss(n, d) * np.exp(noise * rng.standard_normal(3))
-                yield Task(
-                    f"{design} {form} {repeat}", f"simulated {design} {form}",
-                    Runs({"N": N, "D": D}, y), {"N": n, "D": d}, z,
-                )  # fmt: skip
