@@ -392,6 +392,8 @@ def predict(
     inputs = read_points(at, law, columns_of(column)) if at else parse_points(point or [], law)
     prediction = found.predict(inputs, **({} if level is None else {"level": level}))
     document = prediction.to_dict()
+    for one in document["warnings"]:
+        warn(one["code"], one["message"])
     if as_json:
         print_json(document)
         return

@@ -118,7 +118,9 @@ def short(value: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    return f"[{short(low)}, {short(high)}]"
+    """None: open on that side."""
+    ends = ("open" if end is None else short(end) for end in (low, high))
+    return f"[{', '.join(ends)}]"
 
 
 def refusal(error: Exception) -> dict[str, Any] | None:

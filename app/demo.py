@@ -365,8 +365,8 @@ def report(
     table.add_column("value", justify="right")
     table.add_column(f"{demo.level:.0%} interval", justify="right")
     for name, value in document["params"].items():
-        low, high = document["intervals"][name]
-        table.add_row(name, f"{value:.4g}", f"{low:.4g} .. {high:.4g}")
+        ends = ("open" if end is None else f"{end:.4g}" for end in document["intervals"][name])
+        table.add_row(name, f"{value:.4g}", " .. ".join(ends))
     console.print(table)
     for warning in document["warnings"]:
         console.print(f"[yellow]{warning['code']}[/]: {warning['message']}")

@@ -15,6 +15,9 @@ from fitting.law import Law
 from fitting.links import Floats
 from fitting.runs import Runs
 
+# A floor below this share of the smallest loss has vanished.
+VANISHED = 1e-3
+
 DEGENERATE = frozenset({"floor_vanishes", "parameter_at_bound", "one_value_only", "not_identified"})
 
 
@@ -66,6 +69,32 @@ def warnings_of(
     ]
 
 
+# A direction of the solver's coordinates along which the curvature is this small against the
+# largest (unit diagonal) is one that the runs do not see; a parameter that moves along it by more
+# than SHARE of its own length is open.
+UNSEEN_CURVATURE = 1e-6
+SHARE = 0.01
+
+
+def unidentified(engine: Engine, best: Optimum) -> tuple[str, ...]:
+    """Parameters of which these runs say nothing, because others make up for any change in them:
+    one size only, tokens in step with size. Their draws stand still where the solver left them, so
+    that no interval may be read from them."""
+    metric = engine.problem(np.inf, alone=True).metric(best.theta[None], engine.weights)[0]
+    scale = np.sqrt(np.maximum(np.diag(metric), 0.0))
+    if not np.isfinite(metric).all():
+        return ()
+    held = scale > 1e-9 * max(float(scale.max()), 1e-300)
+    open_ = {int(j) for j in np.flatnonzero(~held)}  # moves no prediction at all
+    value, vector = np.linalg.eigh(metric[np.ix_(held, held)] / np.outer(scale[held], scale[held]))
+    for k in np.flatnonzero(value < UNSEEN_CURVATURE * value[-1]):
+        way = np.zeros(scale.size)
+        way[held] = vector[:, k] / scale[held]
+        line = engine.slope(best.theta) @ way
+        open_ |= {int(j) for j in np.flatnonzero(np.abs(line) > SHARE * np.abs(line).max())}
+    return tuple(name for j, name in enumerate(engine.law.param_names) if j in open_)
+
+
 def _about_data(engine: Engine, runs: Runs) -> list[Warned]:
     out = []
     for i in engine.law.inputs:
@@ -109,7 +138,7 @@ def _about_parameters(engine: Engine, best: Optimum) -> list[Warned]:
             at = high
         floor = law.powers.floor if law.powers else None
         if p.name == floor:
-            if value < 1e-3 * float(engine.loss.min()):
+            if value < VANISHED * float(engine.loss.min()):
                 out.append(
                     Warned(
                         "floor_vanishes",

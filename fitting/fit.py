@@ -13,7 +13,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from fitting import prior
-from fitting.diagnose import DEGENERATE, Warned, refuse, warnings_of
+from fitting.diagnose import DEGENERATE, VANISHED, Warned, refuse, unidentified, warnings_of
 from fitting.engine import Engine, Optimum
 from fitting.errors import FittingError
 from fitting.intervals import Calibration, affordable, bootstrap, calibrate, sandwich
@@ -21,16 +21,20 @@ from fitting.law import Law
 from fitting.laws import get_law
 from fitting.links import Floats
 from fitting.objective import Objective
-from fitting.predict import Prediction, check_level, predict
+from fitting.predict import Line, Prediction, check_level, lines_of, predict
 from fitting.runs import Runs
 
 FORMAT = 1
+
+# (lower, upper); None: open on that side.
+Interval = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Data:
     """What a fit remembers of its runs. inputs: {name: (smallest, largest)}; loss and compute
-    likewise (compute None where the runs have none); digest: sha256, see `Runs.digest`."""
+    likewise (compute None where the runs have none); digest: sha256, see `Runs.digest`.
+    lines: the directions in which the runs do not spread, see `predict.Line`."""
 
     n_points: int
     n_runs: int
@@ -39,6 +43,7 @@ class Data:
     compute: tuple[float, float] | None
     digest: str
     dropped: dict[int, str]
+    lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Fit:
     values [p], draws [draws, p]: parameters in the law's order, full precision.
     certificate: what shows that this is the optimum: gradient, decrement, curvature, condition
     (in centred coordinates) and how many starts agree.
+    unidentified: parameters of which the runs say nothing; their intervals are open.
     """
 
     law: Law
@@ -70,22 +76,37 @@ class Fit:
     seed: int
     interval_method: str
     versions: dict[str, str]
+    unidentified: tuple[str, ...] = ()
 
     @property
     def params(self) -> dict[str, float]:
         """{name: value}, full precision (rounding alone can triple the objective)."""
         return dict(zip(self.law.param_names, self.values.tolist(), strict=True))
 
-    def intervals(self, level: float | None = None) -> dict[str, tuple[float, float]]:
-        """{param: (lower, upper)} from the draws, at `level` (default: the fit's own)."""
+    def intervals(self, level: float | None = None) -> dict[str, Interval]:
+        """{param: (lower, upper)} from the draws, at `level` (default: the fit's own).
+
+        None is an open end: the parameter is unidentified, or its draws pile up at the bound of
+        its range (for a floor: at zero), so that the runs do not say where it ends.
+        """
         chosen = self.level if level is None else check_level(level)
         if len(self.draws) == 0:
             return {}
         tail = 0.5 * (1 - chosen)
         low, high = np.quantile(self.draws, [tail, 1 - tail], axis=0)
-        return {
-            n: (float(a), float(b)) for n, a, b in zip(self.law.param_names, low, high, strict=True)
-        }
+        floor = self.law.powers.floor if self.law.powers else None
+        found: dict[str, Interval] = {}
+        for j, p in enumerate(self.law.params):
+            if p.name in self.unidentified:
+                found[p.name] = (None, None)
+                continue
+            nothing = VANISHED * self.data.loss[0] if p.name == floor else p.link.lower
+            margin = 1e-6 * min(p.link.upper - p.link.lower, 1.0) if p.name != floor else 0.0
+            found[p.name] = (
+                None if low[j] <= nothing + margin else float(low[j]),
+                None if high[j] >= p.link.upper - margin or high[j] <= nothing else float(high[j]),
+            )
+        return found
 
     def predict(self, inputs: Mapping[str, ArrayLike], level: float | None = None) -> Prediction:
         """The loss of new runs, with an interval that is meant to hold; see `Prediction`."""
@@ -115,6 +136,7 @@ class Fit:
                 "method": self.interval_method,
                 **{name: list(pair) for name, pair in self.intervals().items()},
             },
+            "unidentified": list(self.unidentified),
             "warnings": [w.to_dict() for w in self.warnings],
             "n_points": self.data.n_points,
             "n_runs": self.data.n_runs,
@@ -123,6 +145,7 @@ class Fit:
                 "inputs": {k: list(v) for k, v in self.data.inputs.items()},
                 "loss": list(self.data.loss),
                 "compute": None if self.data.compute is None else list(self.data.compute),
+                "lines": [line.to_dict() for line in self.data.lines],
             },
             "n_convention": self.n_convention,
             "flops_convention": self.flops_convention,
@@ -171,6 +194,7 @@ class Fit:
                     None if compute is None else (float(compute[0]), float(compute[1])),
                     document["digest"],
                     {int(m["row"]): m["reason"] for m in o["dropped"]},
+                    tuple(Line(**line) for line in d.get("lines", ())),
                 ),
                 n_convention=document["n_convention"],
                 flops_convention=document["flops_convention"],
@@ -178,6 +202,7 @@ class Fit:
                 seed=int(document["seed"]),
                 interval_method=i["method"],
                 versions=dict(document["versions"]),
+                unidentified=tuple(document.get("unidentified", ())),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise FittingError(
@@ -273,6 +298,7 @@ def fit(
             compute=None if compute is None else (float(compute.min()), float(compute.max())),
             digest=runs.digest,
             dropped=dict(runs.masked),
+            lines=lines_of(engine.inputs),
         ),
         n_convention=runs.n_convention,
         flops_convention=runs.flops_convention,
@@ -280,6 +306,7 @@ def fit(
         seed=seed,
         interval_method=method,
         versions={"numpy": np.__version__, "scipy": scipy.__version__},
+        unidentified=unidentified(engine, best),
     )
 
 

@@ -27,12 +27,12 @@ MAD_TO_SD = 1.4826022185056018
 
 # What the interval of a prediction expects of the world beyond the data: the drift per decade of
 # compute before looking, how many decades of evidence that is worth, what a decade of rolling
-# origins is worth against it, and the share of a drift of one sign that goes on. Chosen on simulated
-# truths only, by tests/benchmarks/calibrate.py; see docs/decisions/0041-*.
-PRIOR_DRIFT = 0.01
-PRIOR_WEIGHT = 6.0
-SEEN_WEIGHT = 0.5
-LEAN = 0.75
+# origins is worth against it, and the share of a drift of one sign that goes on. Chosen on
+# simulated truths only, by tests/benchmarks/calibrate.py; see docs/decisions/0041-*.
+PRIOR_DRIFT = 0.03
+PRIOR_WEIGHT = 8.0
+SEEN_WEIGHT = 0.125
+LEAN = 0.25
 
 # Rolling origins, and resamples for the parameter noise of each.
 MOST_ORIGINS = 8
@@ -95,6 +95,15 @@ class Calibration:
             for near, way in zip(here, (-1.0, 1.0), strict=True)
         )
         return below, above
+
+    def spread(self, decades: Floats, level: float) -> Floats:
+        """Half-width in log loss of all that is not parameter noise, without the lean: [points]."""
+        from scipy.special import stdtrit
+
+        upper = 0.5 + 0.5 * level
+        one = float(stdtrit(self.noise_freedom, upper)) * self.noise
+        far = float(stdtrit(self.drift_freedom, upper)) * self.drift
+        return np.asarray(np.sqrt(one**2 + (far * decades) ** 2))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

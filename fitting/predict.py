@@ -1,6 +1,6 @@
 """A fit and some inputs -> a prediction: the value, its interval, and how far beyond the data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,59 @@ from numpy.typing import ArrayLike
 
 from fitting.errors import FittingError
 from fitting.links import Floats
+from fitting.surrogate import interpolated
 
 if TYPE_CHECKING:
     from fitting.fit import Fit
 
 CHUNK = 2_000_000
+
+# Runs whose logarithms spread less than this (standard deviation) in some direction lie on a line
+# (or on a point) there; a prediction further off than OFF, a factor of 1.5, is not on it.
+THIN = 0.05
+OFF = 0.405
+
+
+@dataclass(frozen=True)
+class Line:
+    """A direction in which the runs do not spread: sum of powers ln(input), about `at`.
+
+    One size only is {"N": 1}; tokens in step with size are {"N": .71, "D": -.71}.
+    """
+
+    powers: dict[str, float]
+    at: float
+
+    def off(self, inputs: Mapping[str, Floats]) -> Floats:
+        """How far points lie off the line, in natural logarithms: [points]."""
+        total = sum(power * np.log(inputs[name]) for name, power in self.powers.items())
+        return np.asarray(np.abs(total - self.at))
+
+    def said(self) -> str:
+        """In words: "N = 1e+08" or "D / N = 20"."""
+        names = list(self.powers)
+        if len(names) == 1:
+            return f"{names[0]} = {np.exp(self.at / self.powers[names[0]]):.3g}"
+        return "the runs' own path of " + " and ".join(names)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"powers": self.powers, "at": self.at}
+
+
+def lines_of(inputs: Mapping[str, Floats]) -> tuple[Line, ...]:
+    """Directions (principal axes of the logarithms) in which the runs spread less than THIN."""
+    names = [name for name, v in inputs.items() if (v > 0).all()]
+    if not names or len(inputs[names[0]]) < 2:
+        return ()
+    logs = np.log(np.stack([inputs[name] for name in names]))
+    middle = logs.mean(axis=1)
+    value, vector = np.linalg.eigh(np.atleast_2d(np.cov(logs, bias=True)))
+    found = []
+    for k in np.flatnonzero(value < THIN**2):
+        way = vector[:, k] * np.sign(vector[np.argmax(np.abs(vector[:, k])), k])
+        powers = {n: float(p) for n, p in zip(names, way, strict=True) if abs(p) > 1e-6}
+        found.append(Line(powers, float(way @ middle)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -25,6 +73,7 @@ class Prediction:
     and the drift beyond the data are all inside it.
     reach: {input: [points]}, how many times beyond the largest run of the data (below 1: within).
     inputs: {input: [points]} as predicted for.
+    warnings: ({"code", "message"}, ...) of what the interval cannot know.
     """
 
     value: Floats
@@ -35,10 +84,11 @@ class Prediction:
     level: float
     loss_unit: str
     law: str
+    warnings: tuple[dict[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """{"law", "level", "loss_unit", "predictions": [{"inputs", "loss", "lower", "upper",
-        "reach"}]}, plain floats."""
+        "reach"}], "warnings": [{"code", "message"}]}, plain floats."""
         return {
             "law": self.law,
             "level": self.level,
@@ -53,6 +103,7 @@ class Prediction:
                 }
                 for i in range(self.value.size)
             ],
+            "warnings": list(self.warnings),
         }
 
 
@@ -85,11 +136,47 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
     chosen = fit.level if level is None else check_level(level)
     x = fit.law.columns(inputs)
     value = np.asarray(fit.law.evaluate(x, fit.values), dtype=float)
-    low, high = draw_quantiles(fit, x, value, chosen)
+    low, high = _quantiles(fit, x, value, chosen)
     below, above = fit.calibration.sides(low, high, decades_beyond(fit, x), chosen)
     lower, upper = value * np.exp(-below), value * np.exp(above)
     reach = {k: v / fit.data.inputs[k][1] for k, v in x.items()}
-    return Prediction(value, lower, upper, reach, x, chosen, fit.loss_unit, fit.law.name)
+    said = tuple(warnings_of(fit, x))
+    return Prediction(value, lower, upper, reach, x, chosen, fit.loss_unit, fit.law.name, said)
+
+
+def warnings_of(fit: "Fit", inputs: Mapping[str, Floats]) -> Iterator[dict[str, str]]:
+    """What to know about predictions at these points that their intervals do not say."""
+    for line in fit.data.lines:
+        off = line.off(inputs)
+        away = int((off > OFF).sum())
+        if away:
+            yield {
+                "code": "off_the_seen_line",
+                "message": f"{away} of {off.size} points lie up to {np.exp(off.max()):.3g} times "
+                f"off {line.said()}, on which all fitted runs lie: what the loss is there rests on "
+                "nothing but the form of the law, and the interval does not hold. Add runs off it.",
+            }
+    if "floor_vanishes" in {w.code for w in fit.warnings}:
+        far = decades_beyond(fit, inputs)
+        if (far > 0).any():
+            yield {
+                "code": "floor_unknown",
+                "message": "The fitted runs do not show where the loss levels off, so that losses "
+                f"{10 ** float(far.max()):.3g} times beyond them in compute may be higher than "
+                "this interval says. Add larger runs.",
+            }
+
+
+def _quantiles(
+    fit: "Fit", x: Mapping[str, Floats], value: Floats, level: float
+) -> tuple[Floats, Floats]:
+    """`draw_quantiles`, by interpolation where the points are many."""
+
+    def exact(at: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+        return draw_quantiles(fit, at, np.asarray(fit.law.evaluate(at, fit.values)), level)
+
+    found = interpolated(exact, x) if len(fit.draws) else None
+    return draw_quantiles(fit, x, value, level) if found is None else found
 
 
 def draw_quantiles(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from app.services import fits
 from fitting import Fit, FittingError, Runs
+from fitting.fit import Interval
 from fitting.intervals import robust_sd
 from fitting.isoflop import side_by_side
 from fitting.profile import Profile, profiles, sandwich_intervals
@@ -76,7 +77,7 @@ def residuals(
 
 def parameters(fit: Fit, runs: Runs) -> list[dict[str, Any]]:
     """Each parameter with its intervals side by side; one that cannot be had says why."""
-    intervals: Mapping[str, tuple[float, float]] = fit.intervals()
+    intervals = fit.intervals()
     sandwich: Mapping[str, tuple[float, float]] = {}
     shapes: Mapping[str, Profile] = {}
     why = {"sandwich": None, "profile": None}
@@ -134,7 +135,9 @@ def isoflop(fit: Fit, runs: Runs) -> list[dict[str, Any]]:
     return found
 
 
-def _pair(intervals: Mapping[str, tuple[float, float]], name: str) -> list[float] | None:
+def _pair(
+    intervals: Mapping[str, Interval] | Mapping[str, tuple[float, float]], name: str
+) -> list[float | None] | None:
     return list(intervals[name]) if name in intervals else None
 
 

@@ -1,6 +1,6 @@
 """Do the intervals hold? Nominal against actual coverage on held-out larger runs.
 
-    PYTHONPATH=. python tests/benchmarks/coverage.py [--law chinchilla] [--level 0.9] [--draws 400]
+    PYTHONPATH=. python -m tests.benchmarks.coverage [--write docs/coverage.md]
 
 Prints, for every task: points fitted and held out, compute ratio, mean absolute error, coverage,
 median half-width, interval score (mean over points, percent of the loss: width plus 2 / (1-level)
@@ -8,9 +8,9 @@ times the miss; Gneiting & Raftery 2007). Families weigh one each.
 """
 
 import argparse
-import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,31 +49,45 @@ def families(results: list[tuple[Task, dict]]) -> dict[str, dict[str, float]]:
     return {k: {q: float(np.mean([r[q] for r in v])) for q in keys} for k, v in groups.items()}
 
 
-def show(title: str, results: list[tuple[Task, dict]], each: bool) -> None:
-    print(f"\n## {title}")
-    print(
-        f"{'task':44s} {'n':>4s} {'held':>4s} {'C ratio':>7s} {'error%':>6s} {'signed':>6s} "
-        f"{'cover':>5s} {'half%':>5s} {'score%':>6s}"
-    )
+def lines_of(title: str, results: list[tuple[Task, dict]], each: bool) -> Iterator[str]:
+    """A markdown table: the tasks (where `each`), the families, and the average over families."""
+    yield from (f"## {title}", "")
+    heads = "task,points,held out,compute,error %,signed %,coverage,half-width %,score %,warnings"
+    yield "| " + " | ".join(heads.split(",")) + " |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+
+    def cells(r: dict) -> str:
+        return (
+            f"{r['ratio']:.1f}x | {r['error']:.2f} | {r['signed']:+.2f} | {r['coverage']:.2f} | "
+            f"{r['half']:.2f} | {r['score']:.2f}"
+        )
+
     if each:
         for task, r in results:
-            print(
-                f"{task.name:44s} {r['n']:4d} {r['held']:4d} {r['ratio']:7.1f} {r['error']:6.2f} "
-                f"{r['signed']:6.2f} {r['coverage']:5.2f} {r['half']:5.2f} {r['score']:6.2f}  "
-                f"{r['status']} {r['codes']}"
-            )
+            said = f"{r['status']} {r['codes']}".replace("converged", "").strip()
+            yield f"| {task.name} | {r['n']} | {r['held']} | {cells(r)} | {said} |"
     by = families(results)
     for name, r in by.items():
-        print(
-            f"= {name:42s} {'':9s} {r['ratio']:7.1f} {r['error']:6.2f} {r['signed']:6.2f} "
-            f"{r['coverage']:5.2f} {r['half']:5.2f} {r['score']:6.2f}"
-        )
+        yield f"| **{name}** | | | {cells(r)} | |"
     mean = {q: np.mean([r[q] for r in by.values()]) for q in ("error", "coverage", "score")}
-    print(
-        f"families {len(by)}: mean coverage {mean['coverage']:.3f}, median half-width "
-        f"{np.median([r['half'] for r in by.values()]):.2f}%, mean error {mean['error']:.2f}%, "
-        f"mean interval score {mean['score']:.2f}%"
+    yield ""
+    yield (
+        f"{len(by)} families: **mean coverage {mean['coverage']:.3f}, median half-width "
+        f"{np.median([r['half'] for r in by.values()]):.2f}%**, mean error {mean['error']:.2f}%, "
+        f"mean interval score {mean['score']:.2f}%."
     )
+    yield ""
+
+
+HEAD = """# Do the intervals hold?
+
+Written by `python -m tests.benchmarks.coverage --write docs/coverage.md`; numbers are as they came
+out. The smaller runs of other people's sweeps are fitted (law `{law}`, {draws} draws) and their
+larger ones predicted at a nominal {level:.0%}. A family is what shares a recipe, and so its shifts;
+each weighs one. `compute`: the held-out runs over the largest fitted. `score`: interval score,
+width plus {penalty:.0f} times the miss, in percent of the loss (Gneiting & Raftery 2007). How the
+constants were chosen: [decision 0041](decisions/0041-calibration-from-simulated-truths.md).
+"""
 
 
 def main() -> None:
@@ -82,14 +96,21 @@ def main() -> None:
     p.add_argument("--level", type=float, default=0.9)
     p.add_argument("--draws", type=int, default=400)
     p.add_argument("--repeats", type=int, default=8)
+    p.add_argument("--write", type=Path, help="write the tables here")
     a = p.parse_args()
     started = time.process_time()
+    text = HEAD.format(law=a.law, draws=a.draws, level=a.level, penalty=2 / (1 - a.level)).split(
+        "\n"
+    )
     for title, tasks, each in (
-        ("real runs", real(), True),
-        ("simulated truths", list(simulated(a.repeats, first=1000)), False),
+        ("Real runs", real(), True),
+        ("Simulated truths, on seeds that chose nothing", list(simulated(a.repeats, 1000)), False),
     ):
-        show(title, [(t, judge(t, a.law, a.level, a.draws)) for t in tasks], each)
-    print(f"\nnominal {a.level:.0%}, {time.process_time() - started:.1f} CPU s")
+        text += lines_of(title, [(t, judge(t, a.law, a.level, a.draws)) for t in tasks], each)
+    print("\n".join(text))
+    print(f"nominal {a.level:.0%}, {time.process_time() - started:.1f} CPU s")
+    if a.write:
+        a.write.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

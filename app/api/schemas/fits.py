@@ -347,6 +347,9 @@ class PredictionOut(Answer):
     level: float
     loss_unit: str
     predictions: list[Predicted]
+    warnings: list[dict[str, str]] = Field(
+        default_factory=list, description="What the intervals cannot know, by code."
+    )
     id: int | None = None
     created_at: datetime | None = None
 

@@ -280,6 +280,12 @@ def _draws(opened: OpenFit) -> Drawn:
     )
 
 
+def _closed(interval: tuple[float | None, float | None] | None) -> tuple[float, float] | None:
+    """The interval where it has both ends: an open one is no bar."""
+    low, high = interval or (None, None)
+    return None if low is None or high is None else (low, high)
+
+
 def _profiles(opened: OpenFit) -> Drawn:
     fit = opened.fit
     intervals = fit.intervals()
@@ -299,7 +305,7 @@ def _profiles(opened: OpenFit) -> Drawn:
                 shape["threshold"],
                 shape["lower"],
                 shape["upper"],
-                intervals.get(one["name"]),
+                _closed(intervals.get(one["name"])),
                 log,
             )
         )
@@ -350,6 +356,7 @@ def description(opened: OpenFit) -> dict[str, Any]:
                 "value": value,
                 "lower": intervals.get(name, (None, None))[0],
                 "upper": intervals.get(name, (None, None))[1],
+                "known": name in intervals,
                 "about": about[name],
             }
             for name, value in fit.params.items()

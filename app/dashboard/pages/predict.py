@@ -171,6 +171,7 @@ def answer(fit: Fit, asked: Mapping[str, float]) -> dict[str, Any]:
         "lower": float(found.lower[0]),
         "upper": float(found.upper[0]),
         "level": found.level,
+        "warnings": list(found.warnings),
         "reach": {name: float(values[0]) for name, values in found.reach.items()} | ahead,
         "flops": float(surface.cost(inputs["N"], inputs["D"])) if both else None,
         "ratio": inputs["D"] / inputs["N"] if both else None,

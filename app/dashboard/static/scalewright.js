@@ -120,7 +120,11 @@ function showAllocation({ optimal, intervals, budget_flops, warnings }, largest)
   show("best-interval", between([optimal.lower, optimal.upper], loss));
   show("best-reach", reach({
     N: optimal.reach_N, D: optimal.reach_D, compute: budget_flops / largest }));
-  for (const box of all("[data-warnings]"))
+  notices("allocation", warnings);
+}
+
+function notices(of, warnings) {
+  for (const box of all(`[data-warnings="${of}"]`))
     box.replaceChildren(...warnings.map(({ message }) => Object.assign(
       document.createElement("p"), { className: "notice", textContent: message })));
 }
@@ -141,6 +145,7 @@ function whatIf(form) {
         ask("/predict/figure.json?" + query)]);
       if (mine !== turn) return; // a later question is under way
       showPrediction(prediction.predictions[0], largest);
+      notices("prediction", prediction.warnings);
       if (allocation) showAllocation(allocation, largest);
       for (const plot of all("#answer")) draw(plot, figure);
       history.replaceState(null, "", "?" + query);
