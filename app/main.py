@@ -27,6 +27,7 @@ from app.api import (
     projects,
     runs,
     sweeps,
+    tasks,
 )
 from app.api.auth import READ, ThisMachineOnly
 from app.api.telemetry import CountRequests, Telemetry
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         curves.router,
         fits.router,
         links.router,
+        tasks.router,
         operations.router,
         operations.open_router,
     ):

@@ -137,6 +137,7 @@ def _set_examples(document: dict[str, Any]) -> None:
         "/v1/schedules/optimize": {"so many steps": OPTIMIZE},
         "/v1/forecasts": {"of inputs": FORECAST},
         "/v1/links/{link_id}/predict": LINK_PREDICTIONS,
+        "/v1/tasks/{task_id}/predict": {"from the task's own loss": {"loss": 2.3}},
         "/v1/links/{link_id}/translate": {"a fit of the source's runs": {"fit": 1}},
     }
     for path, examples in by_path.items():

@@ -33,7 +33,15 @@ def test_every_example_runs(client: TestClient, ladder: dict[str, Any]) -> None:
     assert client.post("/v1/projects", json={"name": "demo"}).status_code == 201
     examples = bodies(client.get("/openapi.json").json())
     # what is made first is named by what comes later
-    order = ["/v1/projects", "/v1/imports", "/v1/sweeps", "/v1/runs", "/v1/fits", "/v1/links"]
+    order = [
+        "/v1/projects",
+        "/v1/imports",
+        "/v1/sweeps",
+        "/v1/runs",
+        "/v1/fits",
+        "/v1/links",
+        "/v1/tasks",
+    ]
     examples.sort(key=lambda one: order.index(one[0]) if one[0] in order else len(order))
     assert {path for path, _, _ in examples} >= {
         *order, "/v1/compare", "/v1/predictions", "/v1/allocations", "/v1/forecasts", "/v1/keys",
@@ -45,7 +53,7 @@ def test_every_example_runs(client: TestClient, ladder: dict[str, Any]) -> None:
         if "parent" in body:
             (trunk, *_) = client.get("/v1/runs?sweep_id=1&kind=trunk").json()["items"]
             body = {**body, "parent": trunk["id"]}
-        answer = client.post(path.replace("{link_id}", "1"), json=body)
+        answer = client.post(path.replace("{link_id}", "1").replace("{task_id}", "1"), json=body)
         assert answer.is_success, f"{path} {name}: {answer.text}"
 
 

@@ -232,13 +232,13 @@ class LinkPredictionIn(Request):
         if inputs is None and self.points is not None:
             inputs = columns_of(self.points)
         return SourceLoss(
-            loss=_several(self.source_loss),
+            loss=several(self.source_loss),
             measured=self.measured,
             lower=None if bounds is None else [low for low, _ in bounds],
             upper=None if bounds is None else [high for _, high in bounds],
             fit=self.fit,
             inputs=inputs,
-            flops=_several(self.flops),
+            flops=several(self.flops),
             mixture=self.mixture,
             level=self.level,
         )
@@ -373,7 +373,7 @@ class LinkPlanOut(Answer):
     level: float
 
 
-def _several(value: float | list[float] | None) -> list[float] | None:
+def several(value: float | list[float] | None) -> list[float] | None:
     return [value] if isinstance(value, float | int) else value
 
 

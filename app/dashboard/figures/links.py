@@ -156,10 +156,10 @@ def variance(bars: Sequence[Share], level: float = 0.9) -> go.Figure:
         showlegend=False,
         cliponaxis=False,
     )
-    layout = axis(Quantity(f"half of the {level:.0%} interval", "% of the loss", False), widths)
+    layout = axis(Quantity(f"± at {level:.0%}", "% of the loss", False), widths)
     figure.update_xaxes(layout | {"range": [0, 1.14 * max(widths, default=1.0)]})
     figure.update_yaxes(
-        autorange="reversed", ticks="", showline=False, color=None, tickfont={"size": 13}
+        autorange="reversed", ticks="outside", ticklen=6, tickcolor="rgba(0,0,0,0)", showline=False
     )
     figure.add_vline(x=0, line={"color": MUTED, "width": 1})
     return figure
