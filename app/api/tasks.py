@@ -75,10 +75,9 @@ def predict_task(task_id: Id, body: TaskPredictionIn, database: DatabaseDep) -> 
         found, between, notes = tasks.predict(
             connection, task_id, body.asked(), through_link=body.through_link
         )
-        step = tasks.get(connection, task_id).document.get("link")
     answer = found.to_dict()
     if between is not None:
-        between |= {"link": step["id"], "source_fit": body.fit}
+        between |= {"source_fit": body.fit}
     return TaskPredictionOut.model_validate(
         {**answer, "task": task_id, "link": between, "warnings": [*answer["warnings"], *notes]}
     )

@@ -13,12 +13,13 @@ from app.dashboard.pages import (
     runs,
     sign_in,
     static,
+    tasks,
     time,
 )
 
 router = APIRouter(include_in_schema=False)
 """Pages with data: include it behind whatever decides who may read."""
-for _page in (overview, runs, fits, links, predict, time, forecasts, laws, comparisons):
+for _page in (overview, runs, fits, links, tasks, predict, time, forecasts, laws, comparisons):
     router.include_router(_page.router)
 
 public_router = APIRouter(include_in_schema=False)

@@ -178,7 +178,7 @@ def predict(
         between, notes = links.predict(
             connection, int(step["id"]), SourceLoss(**{**vars(asked), "level": level})
         )
-        answer = between.to_dict()
+        answer = {**between.to_dict(), "link": int(step["id"])}
         answer["warnings"] = [*answer["warnings"], *notes]
         return task.predict(between, level=level), answer, notes
     if asked.fit is not None:

@@ -88,6 +88,22 @@ from links k left join projects p on p.id = k.project_id
 where k.id = :link_id
 """)
 
+_TASKS = text("""
+select k.id, k.kind, k.status, k.created_at, p.name as project,
+  k.document->>'name' as name, k.document->>'grade' as grade,
+  (k.document->>'r2')::float as r2, (k.document->>'n_points')::int as n_points,
+  k.document->'link'->>'source' as source,
+  jsonb_array_length(k.document->'warnings') as warnings
+from task_fits k left join projects p on p.id = k.project_id
+order by k.id desc limit :limit
+""")
+
+_TASK = text("""
+select k.*, p.name as project
+from task_fits k left join projects p on p.id = k.project_id
+where k.id = :task_id
+""")
+
 _FIT = text("""
 select f.*, p.name as project
 from fits f left join projects p on p.id = f.project_id
@@ -154,6 +170,17 @@ def links(connection: Connection, limit: int = 100) -> list[Row]:
 def link(connection: Connection, link_id: int) -> Row | None:
     """Every column of one link, with `project`; None where there is none of that id."""
     row = connection.execute(_LINK, {"link_id": link_id}).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def tasks(connection: Connection, limit: int = 100) -> list[Row]:
+    """id, kind, status, project, name, grade, r2, n_points, source of the link, warnings."""
+    return _rows(connection, _TASKS, limit=limit)
+
+
+def task(connection: Connection, task_id: int) -> Row | None:
+    """Every column of one task law, with `project`; None where there is none of that id."""
+    row = connection.execute(_TASK, {"task_id": task_id}).mappings().one_or_none()
     return None if row is None else dict(row)
 
 

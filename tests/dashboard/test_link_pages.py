@@ -9,10 +9,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from app.dashboard.pages.links import ladder, source_loss_at
-from app.services import links
+from app.services import links, tasks
 from app.services.fits import FitRequest, Select
 from app.services.link_sets import LinkSet
 from app.services.links import LinkRequest
+from app.services.tasks import TaskRequest
 from fitting.loss_to_loss import Link
 from tests.services.linked import project_of_two_corpora
 
@@ -133,3 +134,33 @@ def test_what_cannot_be_answered_is_said_in_words(pages: TestClient, stored: Sto
     assert pages.get(f"{url}/figures/none.json").status_code == 404
     answer = pages.get(f"{url}/figures/variance.html")
     assert "attachment" in answer.headers["content-disposition"]
+
+
+def test_a_task_shows_its_steps_with_grades_and_answers(
+    pages: TestClient, engine: Engine, stored: Stored
+) -> None:
+    loss = np.linspace(3.0, 2.0, 12)
+    share = 0.25 + 0.65 / (1 + np.exp(5 * (loss - 2.3)))
+    request = TaskRequest(
+        loss.tolist(), share.tolist(), name="quiz <1>", form="sigmoid", chance=0.25,
+        link=stored.whole, draws=40,
+    )  # fmt: skip
+    with engine.begin() as connection:
+        task = tasks.create(connection, request)
+    shown = page(pages, f"/tasks/{task.id}")
+    assert "quiz &lt;1&gt;" in shown and "Predictability A" in shown
+    assert f'href="/links/{stored.whole}"' in shown and "guessing: 25%" in shown
+    widths = {}
+    for of, source in (("task", "measured"), ("source", "measured"), ("source", "predicted")):
+        x = 1.9 if of == "task" else source_loss_at(stored.link, 10.0)
+        shown = page(pages, f"/tasks/{task.id}?loss={x}&of={of}&source={source}")
+        found = re.findall(r'class="interval" title="\[([\d.]+), ([\d.]+)\]"', shown)
+        assert len(found) == 1, (of, source)
+        widths[of, source] = float(found[0][1]) - float(found[0][0])
+    assert widths["source", "predicted"] > widths["source", "measured"]
+    assert "floor" in page(pages, f"/tasks/{task.id}?loss=0.1&of=source")
+    assert "not a number" in page(pages, f"/tasks/{task.id}?loss=x")
+    assert f'href="/tasks/{task.id}"' in page(pages, "/links")
+    assert "There is no task" in page(pages, "/tasks/999", 404)
+    figure = pages.get(f"/tasks/{task.id}/figures/task.json").json()
+    assert [one.get("mode") for one in figure["data"]].count("markers") == 1

@@ -14,6 +14,7 @@ a law by name: what the axes are called and which units they carry comes in as `
 | `profiles` | how much worse the fit gets when a parameter is held elsewhere |
 | `ranking` | laws by their forecasts of larger runs |
 | `link` | one loss against another, with both floors, the band and what was held out |
+| `task` | accuracy against loss, with the curve, its band and the level of guessing |
 | `variance` | what the interval of a linked loss is made of |
 | `run`, `curves` | one training run; many over each other |
 | `shapes` | loss over width and depth within one budget of time or money |
@@ -30,6 +31,7 @@ from app.dashboard.figures.profiles import Valley, profiles
 from app.dashboard.figures.ranking import Standing, ranking
 from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves, run
 from app.dashboard.figures.shapes import shapes
+from app.dashboard.figures.tasks import task
 from app.dashboard.figures.values import Cloud, Line, Quantity
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "residuals",
     "run",
     "shapes",
+    "task",
     "valley",
     "variance",
 ]

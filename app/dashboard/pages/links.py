@@ -59,8 +59,8 @@ def open_link(connection: Connection, link_id: int) -> OpenLink | None:
 @router.get("/links")
 def links(request: Request) -> HTMLResponse:
     with reading(request) as connection:
-        rows = storage.links(connection)
-    return render.page(request, "links.html", page="Links", links=rows)
+        rows, tasks = storage.links(connection), storage.tasks(connection)
+    return render.page(request, "links.html", page="Links", links=rows, tasks=tasks)
 
 
 @router.get("/links/{link_id}")
