@@ -127,7 +127,7 @@ def variance(bars: Sequence[Share], level: float = 0.9) -> go.Figure:
     figure = new_figure(
         height=120 + 34 * max(1, len(bars)),
         barmode="stack",
-        margin={"l": 176, "t": 62},
+        margin={"l": 132, "t": 62},
         bargap=0.32,
         legend={"traceorder": "normal"},
     )

@@ -136,7 +136,7 @@ def shares(link: Link) -> list[Share]:
                 continue
             low, high, value = (float(v[0]) for v in (found.lower, found.upper, found.value))
             parts = {name: float(v[0]) for name, v in found.variance.shares().items()}
-            label = f"{row['times']:g}× compute, {word}"
+            label = f"{row['times']:g}×, {word}"
             bars.append(Share(label, (high - low) / 2.0 / value, parts))
     return bars
 
