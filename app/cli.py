@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app import cli_budget, cli_files, cli_links, cli_operate, cli_server, cli_time
+from app import cli_budget, cli_curves, cli_files, cli_links, cli_operate, cli_server, cli_time
 from app.cli_cluster import cluster
 from app.cli_docs import docs
 from app.cli_output import REFUSED, print_refusal, refusal
@@ -59,7 +59,8 @@ app.add_typer(cli_time.time, name="time", rich_help_panel=FILES)
 
 app.add_typer(cli_links.link, name="link", rich_help_panel=FILES)
 app.add_typer(cli_links.task, name="task", rich_help_panel=FILES)
-
+app.add_typer(cli_curves.curve, name="curve", rich_help_panel=FILES)
+app.add_typer(cli_curves.cpt, name="cpt", rich_help_panel=FILES)
 app.command("import", rich_help_panel=SERVER)(cli_server.import_)
 app.add_typer(cli_server.sweep, name="sweep", rich_help_panel=SERVER)
 app.add_typer(cli_server.runs, name="runs", rich_help_panel=SERVER)
