@@ -73,7 +73,7 @@ def main() -> None:
     theirs, cost = cpu(lambda: scipy_annealing(curves), 1)
     ours, value = cpu(solved("annealing"))
     line("annealing, 4 parameters, 3 curves: optimum", ours, 0.1,
-         f"scipy TRF {theirs:.2f} s, {theirs / ours:.0f}x; cost {value:.3e} against {cost:.3e}")  # fmt: skip
+         f"scipy TRF {theirs:.2f} s, {theirs / ours:.0f}x; {value:.3e}, {cost:.3e}")  # fmt: skip
     ours, value = cpu(solved("multi_power"))
     line("multi-power, 7 parameters, 3 curves: optimum", ours, 1.0,
          f"authors {AUTHORS_MPL} s, {AUTHORS_MPL / ours:.0f}x")  # fmt: skip
