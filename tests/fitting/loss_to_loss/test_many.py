@@ -19,7 +19,7 @@ def held_out():  # type: ignore[no-untyped-def]
         others = {other: runs for other, runs in full.items() if other != name}
         few = full[name].select(sweep.one_a_budget(name))
         assert 6 <= len(few) <= 8
-        out[name] = fit_joint({**others, name: few}, draws=40)
+        out[name] = fit_joint({**others, name: few}, draws=24)
     return out
 
 
