@@ -11,9 +11,10 @@ from fitting.simulate import simulate_runs
 
 
 def scipy_least_squares(
-    law: Law, runs: Runs, starts: list[Mapping[str, float]]
+    law: Law, runs: Runs, starts: list[Mapping[str, float]], delta: float | None = None
 ) -> tuple[float, np.ndarray]:
-    """(objective, predictions) of half the sum of squared log residuals, the best of `starts`.
+    """(objective, predictions) of half the sum of squared log residuals, the best of `starts`;
+    with a delta, of Huber's penalty of that width.
 
     Derivatives by central differences; coordinates are the law's own line, scaled by the Jacobian.
     """
@@ -38,6 +39,8 @@ def scipy_least_squares(
             ftol=1e-15,
             gtol=1e-15,
             max_nfev=400,
+            loss="linear" if delta is None else "huber",
+            f_scale=delta or 1.0,
         )
         if out.cost < best[0]:
             best = (float(out.cost), np.asarray(law.evaluate(columns, law.from_line(out.x)), float))
@@ -45,7 +48,13 @@ def scipy_least_squares(
 
 
 def agrees_with_scipy(
-    law: Law, truth: Mapping[str, float], *, points: int = 60, noise: float = 3e-3, seed: int = 1
+    law: Law,
+    truth: Mapping[str, float],
+    *,
+    points: int = 60,
+    noise: float = 3e-3,
+    seed: int = 1,
+    delta: float | None = None,
 ) -> None:
     """The engine and SciPy reach one optimum on made-up runs: 1e-6 on objective and predictions.
 
@@ -54,8 +63,9 @@ def agrees_with_scipy(
     runs = simulate_runs(law, truth, points=points, noise=noise, seed=seed)
     rng = np.random.default_rng(seed)
     beside = {k: v * float(np.exp(0.05 * rng.standard_normal())) for k, v in truth.items()}
-    objective, predicted = scipy_least_squares(law, runs, [truth, beside])
-    found = Engine.of(law, runs, Objective("squares-log")).cold()
+    objective, predicted = scipy_least_squares(law, runs, [truth, beside], delta)
+    kind = Objective("squares-log") if delta is None else Objective("huber-log", delta=delta)
+    found = Engine.of(law, runs, kind).cold()
     assert found.objective <= objective * (1 + 1e-9)
     np.testing.assert_allclose(found.objective, objective, rtol=1e-6)
     np.testing.assert_allclose(law.evaluate(runs.inputs, found.values), predicted, rtol=1e-6)
