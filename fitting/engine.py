@@ -203,7 +203,9 @@ class Engine:
             theta = self._best(thin, 1)
         # squares have just been minimised, if not straight away
         damping = 1e-4 if np.isinf(delta) and not straight else 1e-1
-        found = self._descend(delta, theta, w, None, 1e-14, 60, damping)
+        # sums over very many points are not known any better
+        tol = 1e-14 if rows is None else 1e-11
+        found = self._descend(delta, theta, w, None, tol, 60, damping)
         if self.where is None and rows is None:
             found = self._again(found, delta, w)
         return self._chosen(self._finished(found, w), slice(None))
