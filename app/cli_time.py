@@ -17,6 +17,7 @@ from app.cli_output import (
     warn,
     write_json,
 )
+from app.cli_server import Server
 from app.cli_shape import Family, family_of, step_time_of
 
 if TYPE_CHECKING:
@@ -88,6 +89,29 @@ def size_of(text: str) -> tuple[int, int, int]:
             f"{text!r} is not WIDTHxDEPTHxBATCH", param_hint="--size"
         ) from None
     return width, depth, batch
+
+
+@time.command("keep")
+def keep(
+    file: Annotated[Path, typer.Argument(metavar="STEP_TIME.json", exists=True, dir_okay=False)],
+    project: Annotated[str | None, typer.Option(help="Keep it with this project.")] = None,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Store a calibration in the service, for its plans and the dashboard's page Time."""
+    import json
+
+    from app.cli_client import Client
+
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise Refused(f"{file} is not JSON: {error}.", "Give what --out wrote.") from None
+    kept = Client(server).post("/v1/calibrations", json={"document": document, "project": project})
+    if as_json:
+        print_json(kept)
+    else:
+        note(f"calibration {kept['id']}: {kept['document']['hardware']}")
 
 
 @time.command("fit")

@@ -26,16 +26,19 @@ router = APIRouter(prefix="/v1", tags=["time"], route_class=IdempotentRoute, dep
 def create_calibration(
     body: CalibrationIn, database: DatabaseDep, response: Response
 ) -> CalibrationOut:
-    """Learn a machine's step times from measured steps, and keep them."""
+    """Learn a machine's step times from measured steps, or keep a calibration made elsewhere."""
     with database.begin() as connection:
-        made = calibrations.create(
-            connection,
-            body.hardware,
-            [one.to_measurement() for one in body.measurements],
-            features=body.features,
-            unit=body.unit,
-            project=body.project,
-        )
+        if body.document is not None:
+            made = calibrations.keep(connection, body.document, project=body.project)
+        else:
+            made = calibrations.create(
+                connection,
+                body.hardware or "",
+                [one.to_measurement() for one in body.measurements or ()],
+                features=body.features,
+                unit=body.unit,
+                project=body.project,
+            )
     response.headers["Location"] = f"/v1/calibrations/{made.id}"
     return CalibrationOut.model_validate(made)
 

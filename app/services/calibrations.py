@@ -74,11 +74,36 @@ def create(
         "calibration",
         kind="+".join(fitted.features),
         status="converged",
-        digest=hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
+        digest=_digest(rows),
         request={"hardware": hardware, "measurements": rows, "features": list(features)},
         document=fitted.to_dict(),
         project_id=None if project is None else projects.resolve(connection, project).id,
     )
+
+
+def keep(
+    connection: Connection, document: Mapping[str, Any], *, project: str | int | None = None
+) -> Stored:
+    """Keep a step-time model that was fitted elsewhere: what `scalewright calibrate` wrote.
+
+    FittingError where it is not one.
+    """
+    model = StepTime.from_dict(document)
+    plain = model.to_dict() | {k: document[k] for k in ("stack",) if k in document}
+    return storage.create(
+        connection,
+        "calibration",
+        kind="+".join(model.features),
+        status="converged",
+        digest=_digest(plain),
+        request={"hardware": model.hardware, "document": dict(document)},
+        document=plain,
+        project_id=None if project is None else projects.resolve(connection, project).id,
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def get(connection: Connection, calibration_id: int) -> Stored:

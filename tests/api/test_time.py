@@ -59,6 +59,15 @@ def test_a_calibration_finds_the_machine_that_made_the_steps(
     assert asked["run"]["gpu_hours"] == pytest.approx(1e5 * seconds(shape, SETUP) / 3600, rel=1e-6)
 
 
+def test_a_calibration_made_elsewhere_is_kept(client: TestClient, calibration: int) -> None:
+    document = client.get(f"/v1/calibrations/{calibration}").json()["document"]
+    kept = client.post("/v1/calibrations", json={"document": document})
+    assert kept.status_code == 201, kept.text
+    assert kept.json()["document"] == document
+    for body in ({"document": {"kind": "law"}}, {"hardware": "x"}, {"measurements": []}):
+        assert client.post("/v1/calibrations", json=body).status_code == 422
+
+
 def test_far_beyond_the_measured_there_is_no_step_time(
     client: TestClient, calibration: int
 ) -> None:

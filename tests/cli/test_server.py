@@ -1,5 +1,6 @@
 """Commands and the README's curl lines against a real server on a real database."""
 
+import json
 import os
 import re
 import shutil
@@ -115,3 +116,22 @@ def test_the_curl_lines_of_the_readme_work(server: str, tmp_path: Path) -> None:
     fitted = httpx2.get(f"{server}/v1/fits/1", timeout=30).json()
     assert fitted["law"] == "chinchilla" and fitted["status"] == "converged"
     assert '"predictions"' in done.stdout and '"optimal"' in done.stdout
+
+
+def test_a_calibration_is_kept_in_the_service(here: Run, server: str, tmp_path: Path) -> None:
+    rows = [
+        f"{width},{depth},{3e-9 * depth * width * width + 1e-5 * depth}"
+        for width, depth in ((256, 4), (256, 12), (512, 8), (512, 16), (768, 4), (1024, 12))
+    ]
+    steps, model = tmp_path / "steps.csv", tmp_path / "step_time.json"
+    steps.write_text("\n".join(["width,depth,seconds", *rows]))
+    fitted = here("time", "fit", steps, "--batch-tokens", 65536, "--out", model)
+    assert fitted.code == 0, fitted.err
+    kept = here("time", "keep", model, "--json")
+    assert kept.code == 0, kept.err
+    stored = httpx2.get(f"{server}/v1/calibrations/{kept.document['id']}", timeout=30).json()
+    written = json.loads(model.read_text())
+    assert stored["document"]["coefficients"] == written["coefficients"]
+    steps.write_text("not a calibration")
+    refused = here("time", "keep", steps)
+    assert refused.code != 0 and "not JSON" in refused.err

@@ -92,15 +92,27 @@ class MeasurementIn(Request):
 
 
 class CalibrationIn(Request):
-    """Measured steps of one machine, of some eight shapes or more."""
+    """Measured steps of one machine, of some eight shapes or more; or the `document` that
+    `scalewright calibrate --out` wrote."""
 
-    hardware: Name
-    measurements: list[MeasurementIn] = Field(min_length=1, max_length=MAX_MEASUREMENTS)
+    hardware: Name | None = None
+    measurements: list[MeasurementIn] | None = Field(
+        default=None, min_length=1, max_length=MAX_MEASUREMENTS
+    )
     features: list[Feature] = Field(
         default=["flops", "copies", "layers_gpus", "params_gpus"], min_length=1, max_length=5
     )
     unit: Name = "GPU-seconds"
+    document: dict[str, Any] | None = None
     project: ProjectRef | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CalibrationIn":
+        if (self.measurements is None) == (self.document is None):
+            raise ValueError("give measurements, or the document of a calibration")
+        if self.measurements is not None and self.hardware is None:
+            raise ValueError("name the hardware that was measured")
+        return self
 
 
 class CalibrationOut(Timed):
