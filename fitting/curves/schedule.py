@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from fitting.errors import FittingError
 from fitting.links import Floats
 
-KINDS = ("constant", "wsd", "cosine", "linear", "step", "cyclic", "stages", "array")
+KINDS = ("constant", "wsd", "wsd-s", "cosine", "linear", "step", "cyclic", "stages", "array")
 DECAYS = ("linear", "sqrt", "cosine", "exponential", "power")
 MOST_STEPS = 20_000_000
 
@@ -139,10 +139,13 @@ class Schedule:
         | constant | warmup_steps |
         | wsd | warmup_steps, cooldown_steps, decay (sqrt), power, final_fraction |
         | cosine, linear | warmup_steps, final_fraction |
-        | step | warmup_steps, boundaries [steps], factors [of the peak] |
+        | wsd-s | warmup_steps, cooldown_steps (of the last), periods [ends], final_fraction |
+        | step | warmup_steps, boundaries [steps], factors [of the peak]; or drops [pairs] |
         | cyclic | warmup_steps, cycles, decay (cosine), final_fraction: restarts at the peak |
         | stages | stages [{"steps", "to" (rate), "form" ("linear"), "power"}], "from" (0) |
         | array | rates |
+
+        A warm-up starts from initial_fraction (0) of the peak.
         """
         given = {k: v for k, v in spec.items() if v is not None}
         kind = given.get("kind")
@@ -237,7 +240,13 @@ def _warmed(given: Mapping[str, Any]) -> tuple[int, int, float, Floats]:
             f"{steps} steps, {warm} of them warm-up, at a peak rate of {peak}.",
             "Steps and the peak rate are positive, and the warm-up is no longer than the run.",
         )
-    return steps, warm, peak, peak * np.arange(1, warm + 1) / max(warm, 1)
+    low = float(given.get("initial_fraction", 0.0))
+    return steps, warm, peak, _rise(peak, warm, low)
+
+
+def _rise(peak: float, warm: int, low: float) -> Floats:
+    """A warm-up of `warm` steps from the share `low` of the peak, which its last step has."""
+    return np.asarray(peak * (low + (1.0 - low) * np.arange(1, warm + 1) / max(warm, 1)))
 
 
 def _constant(given: Mapping[str, Any]) -> Floats:
@@ -261,7 +270,8 @@ def _wsd(given: Mapping[str, Any]) -> Floats:
 def _step(given: Mapping[str, Any]) -> Floats:
     rates = _constant(given)
     peak = float(given["peak_lr"])
-    at, factors = given["boundaries"], given["factors"]
+    drops = given.get("drops")
+    at, factors = zip(*drops, strict=True) if drops else (given["boundaries"], given["factors"])
     if len(at) != len(factors) or any(b >= a for b, a in pairwise(at)):
         raise FittingError(
             "bad_option",
@@ -281,6 +291,28 @@ def _cyclic(given: Mapping[str, Any]) -> Floats:
     power = float(given.get("power", 1.0))
     lengths = np.diff(edges)
     return np.concatenate([head, *(_stage(int(n), peak, floor, form, power) for n in lengths)])
+
+
+def _periods(given: Mapping[str, Any]) -> Floats:
+    """Wen et al. 2024's WSD-S: every period warms up, holds, and cools down along 1 - sqrt."""
+    steps, warm, peak, head = _warmed(given)
+    floor, cooldown = float(given.get("final_fraction", 0.0)), int(given["cooldown_steps"])
+    parts, begin = [], 0
+    for end in (int(one) for one in given["periods"]):
+        fall = max(1, round(cooldown * end / steps))
+        hold = end - begin - warm - fall
+        if hold < 0:
+            raise FittingError(
+                "bad_option", f"The period that ends at {end} is shorter than its warm-up and "
+                "cool-down.", "Give longer periods.",
+            )  # fmt: skip
+        rise = _rise(peak, warm, floor) if begin else head
+        tail = _stage(fall, peak, floor * peak, "sqrt", 1.0)
+        parts += [rise, np.full(hold, peak), tail]
+        begin = end
+    if begin != steps:
+        raise FittingError("bad_option", f"Periods end at {begin} of {steps}.", "End at the last.")
+    return np.concatenate(parts)
 
 
 def _stages(given: Mapping[str, Any]) -> Floats:
@@ -305,6 +337,7 @@ _BUILD = {
     "wsd": _wsd,
     "cosine": lambda given: _decayed(given, 0, "cosine"),
     "linear": lambda given: _decayed(given, 0, "linear"),
+    "wsd-s": _periods,
     "step": _step,
     "cyclic": _cyclic,
     "stages": _stages,

@@ -32,19 +32,20 @@ def test_a_schedule_survives_json(spec: dict) -> None:
     assert made == again and not made.rates().flags.writeable
 
 
-@pytest.mark.parametrize("kind", ["constant", "wsd", "cosine", "linear"])
+@pytest.mark.parametrize("kind", ["constant", "wsd", "wsd-s", "cosine", "linear", "step"])
 def test_the_trainer_uses_the_same_rates(kind: str) -> None:
     pytest.importorskip("torch")
     from workers.proxy.config import ScheduleConfig
     from workers.proxy.schedule import lr_factor
 
-    theirs = ScheduleConfig(
-        kind=kind, steps=200, warmup_steps=20, cooldown_steps=50, final_fraction=0.05
-    )
-    ours = Schedule.from_dict(
-        {"kind": kind, "steps": 200, "peak_lr": 3e-3, "warmup_steps": 20, "cooldown_steps": 50,
-         "final_fraction": 0.05}
-    )  # fmt: skip
+    spec = {"kind": kind, "steps": 200, "warmup_steps": 20, "cooldown_steps": 50,
+            "final_fraction": 0.05, "initial_fraction": 0.3}  # fmt: skip
+    if kind == "wsd-s":
+        spec["periods"] = (90, 200)
+    if kind == "step":
+        spec["drops"] = ((160, 0.3), (180, 0.1))
+    theirs = ScheduleConfig(**spec)
+    ours = Schedule.from_dict({**spec, "peak_lr": 3e-3})
     factors = [3e-3 * lr_factor(theirs, step) for step in range(1, 201)]
     assert np.allclose(ours.rates(), factors, rtol=1e-12, atol=0)
 
