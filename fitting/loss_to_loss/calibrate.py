@@ -31,7 +31,8 @@ PRIOR_WEIGHT = 2.0
 ORIGIN_RESAMPLES = 24
 MOST_ORIGINS = 6
 # An origin needs this many pairs below it, in at least so many budgets: kappa, K and a floor are
-# three unknowns, and two budgets cannot show that a line bends.
+# three unknowns, and two budgets cannot show that a line bends. Where three budgets are all there
+# are, two must do: a harsh backtest is better than none.
 FEWEST_PAIRS = 4
 FEWEST_BUDGETS = 3
 
@@ -140,10 +141,11 @@ def pooled(
 def cuts(budget: NDArray[np.int64], paired: NDArray[np.bool_]) -> list[int]:
     """Budgets after which an origin may stand: enough pairs below, something above."""
     names = np.unique(budget[paired])
+    fewest = max(min(FEWEST_BUDGETS, names.size - 1), 2)
     found = [
         int(g)
         for k, g in enumerate(names[:-1])
-        if k + 1 >= FEWEST_BUDGETS and int((paired & (budget <= g)).sum()) >= FEWEST_PAIRS
+        if k + 1 >= fewest and int((paired & (budget <= g)).sum()) >= FEWEST_PAIRS
     ]
     if len(found) > MOST_ORIGINS:
         some = np.unique(np.linspace(0, len(found) - 1, MOST_ORIGINS).astype(int))
