@@ -19,6 +19,7 @@ matrix at the base width as large as AdamW's, so that one lr serves both (Liu et
 2502.16982). AdamW's column is table 8 of Yang et al. 2022, arXiv 2203.03466.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,59 @@ class MuonGroup:
         torch._foreach_add_(self.matrices, updates, alpha=-lr * self.scale)
 
 
+class AdamW:
+    """torch's fused AdamW, its kernel called without `torch.optim`: the same bits.
+
+    Making a `torch.optim.Optimizer` imports torch's compiler and sympy, 2 CPU seconds and as much
+    as torch itself: more than many a proxy's first hundred steps.
+
+    groups: {"params", "lr_scale", "weight_decay"} and, where it is not the config's, "eps".
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], config: OptimizerConfig) -> None:
+        self._betas = config.betas
+        self._groups = [{"eps": config.eps, **group} for group in groups]
+        for group in self._groups:
+            parameters = group["params"]
+            group["exp_avg"] = [torch.zeros_like(p) for p in parameters]
+            group["exp_avg_sq"] = [torch.zeros_like(p) for p in parameters]
+            group["step"] = [torch.zeros((), device=p.device) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Every parameter must have a gradient."""
+        for group in self._groups:
+            torch._foreach_add_(group["step"], 1)
+            torch._fused_adamw_(
+                [p.detach() for p in group["params"]],
+                [p.grad for p in group["params"]],
+                group["exp_avg"],
+                group["exp_avg_sq"],
+                [],
+                group["step"],
+                lr=lr * group["lr_scale"],
+                beta1=self._betas[0],
+                beta2=self._betas[1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        """Named as torch names them: parameters numbered through the groups."""
+        tensors: dict[str, Tensor] = {}
+        number = itertools.count()
+        for group in self._groups:
+            for step, mean, square in zip(
+                group["step"], group["exp_avg"], group["exp_avg_sq"], strict=True
+            ):
+                i = next(number)
+                tensors[f"{i}.step"] = step
+                tensors[f"{i}.exp_avg"], tensors[f"{i}.exp_avg_sq"] = mean, square
+        return tensors
+
+
 class Optimizer:
     """Clips, then steps every parameter of `model`; keeps its state as named tensors.
 
@@ -105,9 +159,7 @@ class Optimizer:
                     "eps": eps,
                 }
             )
-        self.adamw = torch.optim.AdamW(
-            groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-        )
+        self.adamw = AdamW(groups, config)
 
     def _build_muon(self, matrices: list[tuple[Tensor, int]]) -> None:
         by_shape: dict[tuple[int, int], list[tuple[Tensor, int, int]]] = {}
@@ -130,9 +182,7 @@ class Optimizer:
         for group, members in zip(self.muon, self._shapes, strict=True):
             pieces = [w.grad.chunk(n)[i] for w, n, i in members if w.grad is not None]
             group.step(pieces, lr)
-        for adam_group in self.adamw.param_groups:
-            adam_group["lr"] = lr * adam_group["lr_scale"]
-        self.adamw.step()
+        self.adamw.step(lr)
         return norm
 
     def zero_grad(self) -> None:
@@ -141,11 +191,8 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
-        tensors = {f"muon.{i}.momentum": g.momentum for i, g in enumerate(self.muon)}
-        for i, values in self.adamw.state_dict()["state"].items():
-            for name, value in values.items():
-                tensors[f"adamw.{i}.{name}"] = torch.as_tensor(value)
-        return tensors
+        momenta = {f"muon.{i}.momentum": g.momentum for i, g in enumerate(self.muon)}
+        return momenta | {f"adamw.{name}": value for name, value in self.adamw.state().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `state` gave. Raises KeyError when the optimizer differs."""
@@ -154,13 +201,8 @@ class Optimizer:
             raise KeyError(f"the momentum of {len(stored)} groups for {len(self.muon)}")
         for i, group in enumerate(self.muon):
             group.momentum.copy_(tensors[f"muon.{i}.momentum"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            owner, index, name = key.split(".")
-            if owner == "adamw":
-                state.setdefault(int(index), {})[name] = value
-        groups = self.adamw.state_dict()["param_groups"]
-        self.adamw.load_state_dict({"state": state, "param_groups": groups})
+        for name, value in self.adamw.state().items():
+            value.copy_(tensors[f"adamw.{name}"])
 
 
 def _matrices(model: Transformer) -> Iterator[tuple[Tensor, int]]:

@@ -44,6 +44,39 @@ def test_muon_agrees_with_torch() -> None:
     assert float((moved - theirs).norm() / theirs.norm()) < 0.02
 
 
+def test_adamw_is_torch_s_bit_for_bit() -> None:
+    """Muon's leftovers and the block matrices of plain AdamW, with decay, over several steps."""
+    config = ModelConfig(d_model=32, n_layers=2, head_dim=16, seq_len=16)
+    for name in ("muon", "adamw"):
+        model = Transformer(config)
+        model.initialise(0)
+        given = OptimizerConfig(name=name, lr=1e-2, clip=0.0, mup_base_d_model=32)
+        optimizer = Optimizer(model, given)
+        hidden = [p for block in model.blocks for p in block.parameters() if p.dim() == 2]
+        ours = [p for p in optimizer.parameters if all(p is not h for h in hidden)]
+        groups = [{"params": [p.detach().clone() for p in ours], "weight_decay": 0.0}]
+        if name == "adamw":
+            ours += hidden
+            groups.append({"params": [p.detach().clone() for p in hidden], "weight_decay": 0.1})
+        theirs = [p for group in groups for p in group["params"]]
+        reference = torch.optim.AdamW(groups, betas=given.betas, eps=given.eps, fused=True)
+        generator = torch.Generator().manual_seed(1)
+        for lr in (1e-2, 1e-2, 5e-3):
+            for parameter in optimizer.parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            for mine, other in zip(ours, theirs, strict=True):
+                assert mine.grad is not None
+                other.grad = mine.grad.clone()
+            for group in reference.param_groups:
+                group["lr"] = lr
+            optimizer.step(lr)
+            reference.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        names = {key.split(".", 1)[1] for key in optimizer.state() if key.startswith("adamw")}
+        stored = reference.state_dict()["state"]
+        assert names == {f"{i}.{key}" for i, values in stored.items() for key in values}
+
+
 def test_adamw_follows_the_width() -> None:
     config = ModelConfig(d_model=128, n_layers=1, head_dim=32, seq_len=16)
     model = Transformer(config)

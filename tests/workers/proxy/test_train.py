@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.workers.proxy.conftest import Trained, start_process
+from tests.workers.proxy.conftest import ROOT, Trained, start_process
 from workers.proxy.config import ConfigError, Source, parse_config
 from workers.proxy.data import Corpus, Validation
 from workers.proxy.model import Transformer
@@ -195,3 +197,19 @@ def test_the_process_refuses_with_status_2(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("error: ") and len(err.splitlines()) == 1
+
+
+def test_an_eager_run_does_not_load_the_compiler(make_config: Make, tmp_path: Path) -> None:
+    """torch's compiler and sympy cost as much to import as torch itself."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(make_config(schedule={"steps": 2, "cooldown_steps": 1})))
+    code = (
+        "import sys; from workers.proxy.train import main;"
+        f"main([{str(file)!r}, '--out', {str(tmp_path / 'out')!r}]);"
+        "print(sorted({'torch._dynamo', 'sympy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1].startswith('{"event": "end"')
+    assert done.stderr.strip() == "[]"
