@@ -46,6 +46,20 @@ def unique_tokens(settings: Settings, names: Sequence[str]) -> dict[str, float]:
     }
 
 
+def with_validation(
+    settings: Settings, spec: Mapping[str, Any], more: Sequence[str]
+) -> dict[str, Any]:
+    """The spec with the corpora `more` among its validation sets, where they are here and have the
+    tokenizer that it trains with: links between sweeps need the same texts evaluated in all."""
+    given = spec.get("corpora") or {}
+    train = [corpus["name"] for corpus in given.get("train", ())]
+    known = {manifest["name"]: manifest["tokenizer"] for manifest in listed(settings)}
+    mine = next((known[name] for name in train if name in known), None)
+    names = list(given.get("validation", ()))
+    names += [name for name in more if name not in names and known.get(name, 0) == mine]
+    return {**spec, "corpora": {**given, "validation": names}}
+
+
 def with_vocabulary(settings: Settings, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The spec with model.vocab_size filled in from its corpora, or checked against them."""
     train = [corpus["name"] for corpus in (spec.get("corpora") or {}).get("train", ())]

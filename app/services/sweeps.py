@@ -86,9 +86,16 @@ def create(
     name: str,
     spec: Mapping[str, Any],
 ) -> SweepSummary:
-    """Plan, store and queue: trunks and runs alone at once, branches when their trunk is there."""
+    """Plan, store and queue: trunks and runs alone at once, branches when their trunk is there.
+
+    The runs are evaluated on the spec's validation sets and on those of the project's sweeps before
+    it, so that one sweep's losses can be linked to another's.
+    """
     into = projects.resolve(connection, project)
     spec = corpora_at.with_vocabulary(settings, spec)
+    if (spec.get("corpora") or {}).get("validation"):
+        others = storage.validation_corpora(connection, into.id)
+        spec = corpora_at.with_validation(settings, spec, others)
     names = corpus_names(spec)
     planned = plan_sweep(name, spec, paths=corpora_at.paths(settings, names))
     try:

@@ -66,6 +66,23 @@ def page(
     return page_of(connection, Sweep, sweeps, where=where, after=after, limit=limit)
 
 
+def validation_corpora(connection: Connection, project_id: int) -> list[str]:
+    """The corpora that the project's sweeps validate on, in the order of their first use."""
+    rows = connection.execute(
+        text(
+            """
+            select value as name
+            from sweeps, jsonb_array_elements_text(spec -> 'corpora' -> 'validation')
+                with ordinality as listed (value, place)
+            where project_id = :project_id
+            group by value order by min(sweeps.id), min(place)
+            """
+        ),
+        {"project_id": project_id},
+    )
+    return list(rows.scalars())
+
+
 def progress(connection: Connection, sweep_id: int) -> Progress:
     """Runs by status, and the FLOPs that are planned and done.
 
