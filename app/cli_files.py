@@ -188,8 +188,9 @@ def fit(
     }
     asked = fitting.Objective(objective.value, delta=delta)
     if law == AUTO:
-        law = compared(file, chosen, options, drop_highest, asked, seed).ranked[0].law
-        note(f"auto: {law} forecasts the larger of these runs best")
+        ranking = compared(file, chosen, options, drop_highest, asked, seed)
+        law = ranking.best(inputs_in(file, chosen))
+        note(f"auto: {law}, of the laws that answer to these columns, forecasts the larger runs best")
     runs = runs_of(law_or_usage(law), file, chosen, options, drop_highest)
     found = fitting.fit(
         law_or_usage(law), runs, objective=asked, draws=draws, level=level, seed=seed

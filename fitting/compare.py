@@ -8,7 +8,7 @@ Akaike's final-prediction-error factor sqrt((n + p) / (n - p)) for n training po
 parameters (Akaike 1969, Ann. Inst. Stat. Math. 21:243), which grows where n is small.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +60,14 @@ class Comparison:
     skipped: Mapping[str, str]
     held_out: tuple[tuple[int, int], ...]
 
+    def best(self, inputs: Collection[str]) -> str:
+        """The law that `auto` takes for runs with these inputs: the first in the ranking that can
+        answer the question. Where N and D are known that is one of (N, D), and a law of compute or
+        of one of them alone only if there is no other."""
+        asked = {"N", "D"} & set(inputs)
+        able = [one.law for one in self.ranked if asked <= set(get_law(one.law).input_names)]
+        return able[0] if able else self.ranked[0].law
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
         return {
@@ -82,7 +90,7 @@ def compare(
     Laws whose inputs the runs do not have, or that have too many parameters for them, are skipped
     with the reason. Raises FittingError where none can be judged.
     """
-    used = runs.unmasked()
+    used = runs.unmasked().with_compute()
     splits = [split for cut in cuts if (split := _split(used, cut)) is not None]
     ranked: list[Ranked] = []
     skipped: dict[str, str] = {}

@@ -234,6 +234,7 @@ def fit(
     if draws < 0:
         raise FittingError("bad_option", f"draws is {draws}.", "Give 0 or more.")
     refuse(law, runs)
+    given, runs = runs, runs.with_compute() if "C" in law.input_names else runs
     engine = Engine.of(law, runs, objective)
     best = engine.cold(count=starts, seed=seed)
     if not np.isfinite(best.objective):
@@ -296,7 +297,7 @@ def fit(
             inputs={k: (float(v.min()), float(v.max())) for k, v in engine.inputs.items()},
             loss=(float(engine.loss.min()), float(engine.loss.max())),
             compute=None if compute is None else (float(compute.min()), float(compute.max())),
-            digest=runs.digest,
+            digest=given.digest,
             dropped=dict(runs.masked),
             lines=lines_of(engine.inputs),
         ),

@@ -161,6 +161,23 @@ class Runs:
         """Only the points that a fit uses."""
         return self if not self.masked else self.select(self.used)
 
+    def with_compute(self) -> "Runs":
+        """With an input C, where compute is known and C was not given: for laws of C alone."""
+        C = self.compute()
+        if C is None or "C" in self.inputs:
+            return self
+        return Runs(
+            {**self.inputs, "C": C},
+            self.loss,
+            self.group,
+            self.weights,
+            self.masked,
+            self.n_convention,
+            self.flops_convention,
+            self.loss_unit,
+            self.flops,
+        )
+
     def compute(self) -> Floats | None:
         """Training FLOPs of each point: as given, else 6 N D where both are known, else C."""
         if self.flops is not None:

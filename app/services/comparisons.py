@@ -32,7 +32,7 @@ class Compared:
 
     @property
     def best(self) -> str:
-        return self.comparison.ranked[0].law
+        return self.comparison.best(self.runs.inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison, with the conventions that its numbers stand on; NaN is null."""
@@ -64,8 +64,9 @@ def compare(
             f"{len(runs)} points are more than {MAX_POINTS}.",
             "Compare the laws on fewer of them: one point a run is enough.",
         )
+    known = set(runs.inputs) | ({"C"} if runs.compute() is not None else set())
     chosen = (
-        [law for law in fitting.LAWS.values() if set(law.input_names) <= set(runs.inputs)]
+        [law for law in fitting.LAWS.values() if set(law.input_names) <= known]
         if names is None
         else [laws.find(name) for name in dict.fromkeys(names)]
     )

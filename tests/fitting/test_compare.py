@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import LAWS, FittingError, Runs
+from fitting import LAWS, FittingError, Runs, fit
 from fitting.compare import compare, stack
 from tests.fitting.data import column, rows
 
@@ -91,3 +91,26 @@ def test_the_stack_forecasts_about_as_well_as_the_best_law() -> None:
 
     alone = [error(one.predict(at).value) for one in several.fits]
     assert error(p.value) <= max(alone) and error(p.value) < 0.02
+
+
+def test_auto_takes_a_law_of_n_and_d_where_both_are_known() -> None:
+    """Runs on one path (D = 20 N) follow a law of compute exactly; the question is of N and D."""
+    C = np.logspace(18, 21, 24)
+    N = np.sqrt(C / 120)
+    runs = Runs({"N": N, "D": 20 * N}, 1.7 + 1100 * C**-0.16)
+    found = compare(runs, [LAWS["henighan_compute"], *POWER_LAWS])
+    assert found.best(["N", "D"]) in {"chinchilla", "tied", "coupled"}
+    alone = compare(runs, [LAWS["henighan_compute"]])
+    assert alone.best(["N", "D"]) == "henighan_compute"
+
+
+def test_laws_of_compute_take_it_from_flops_or_from_six_n_d() -> None:
+    runs = grid("chinchilla", 0.003, 1)
+    found = fit(LAWS["henighan_compute"], runs, draws=0)
+    assert found.data.inputs["C"][1] == pytest.approx(6 * (runs.inputs["N"] * runs.inputs["D"]).max())
+    assert found.data.digest == runs.digest
+    double = Runs(runs.inputs, runs.loss, flops=12 * runs.inputs["N"] * runs.inputs["D"])
+    assert fit(LAWS["henighan_compute"], double, draws=0).data.inputs["C"][1] == pytest.approx(
+        2 * found.data.inputs["C"][1]
+    )
+    assert "broken" in {one.law for one in compare(runs, [LAWS["broken"], *POWER_LAWS]).ranked}
