@@ -190,7 +190,9 @@ def fit(
     if law == AUTO:
         ranking = compared(file, chosen, options, drop_highest, asked, seed)
         law = ranking.best(inputs_in(file, chosen))
-        note(f"auto: {law}, of the laws that answer to these columns, forecasts the larger runs best")
+        note(
+            f"auto: {law}, of the laws that answer to these columns, forecasts the larger runs best"
+        )
     runs = runs_of(law_or_usage(law), file, chosen, options, drop_highest)
     found = fitting.fit(
         law_or_usage(law), runs, objective=asked, draws=draws, level=level, seed=seed

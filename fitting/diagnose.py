@@ -61,6 +61,7 @@ def warnings_of(
     return [
         *_about_units(engine, runs),
         *_about_data(engine, runs),
+        *_about_training(engine.law, runs.unmasked()),
         *_about_parameters(engine, best),
         *_about_design(engine, best),
         *_about_outliers(engine, best, draws),
@@ -115,6 +116,37 @@ def _about_data(engine: Engine, runs: Runs) -> list[Warned]:
                     "few_budgets",
                     f"The runs span {budgets} compute budget(s); with fewer than three, an "
                     "extrapolation rests on the form of the law alone. Add a budget.",
+                )
+            )
+    return out
+
+
+def _about_training(law: Law, runs: Runs) -> list[Warned]:
+    """Runs whose schedule was not finished, and runs that saw their tokens more than once."""
+    out = []
+    if runs.cooled is not None and not runs.cooled.all():
+        open_ = int((~runs.cooled).sum())
+        whose = "All" if open_ == len(runs) else f"{open_} of {len(runs)}"
+        out.append(
+            Warned(
+                "unfinished_schedules",
+                f"{whose} points were measured before the cool-down, where the loss is 1 to 3% "
+                "higher than at its end"
+                + (": they are no law together with the others. " if open_ < len(runs) else ". ")
+                + "Fit finished runs only.",
+            )
+        )
+    unique = runs.unique_tokens if runs.unique_tokens is not None else runs.inputs.get("U")
+    if unique is not None and "U" not in law.input_names and "D" in runs.inputs:
+        epochs = runs.inputs["D"] / unique
+        again = int((epochs > 1.001).sum())
+        if again:
+            out.append(
+                Warned(
+                    "repeated_tokens",
+                    f"{again} of {len(runs)} points saw tokens more than once (up to "
+                    f"{epochs.max():.3g} epochs), which {law.name} counts as fresh. Beyond about "
+                    "four epochs they are worth less: use data_constrained.",
                 )
             )
     return out

@@ -45,6 +45,9 @@ class Runs:
     n_convention, flops_convention, loss_unit: one word for all points, or one per point, which
         then must all be the same: a fit never mixes them.
     flops: [points], training compute in `flops_convention`, where known.
+    cooled: [points], whether the run went through its cool-down; unique_tokens: [points], how many
+        distinct tokens it could draw from. No fit reads them: they are for warnings, and stand
+        outside the digest.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Runs:
         flops_convention: str | Sequence[str] = "6ND",
         loss_unit: str | Sequence[str] = "nats/token",
         flops: ArrayLike | None = None,
+        cooled: ArrayLike | None = None,
+        unique_tokens: ArrayLike | None = None,
     ) -> None:
         self.loss: Floats = _frozen(_floats("loss", loss))
         n = self.loss.size
@@ -77,6 +82,15 @@ class Runs:
         self.flops: Floats | None = None
         if flops is not None:
             self.flops = _frozen(_floats("flops", flops))
+        self.cooled = None if cooled is None else _frozen(np.array(cooled, dtype=bool))
+        self.unique_tokens: Floats | None = None
+        if unique_tokens is not None:
+            self.unique_tokens = _frozen(_floats("unique_tokens", unique_tokens))
+        for name, about in (("cooled", self.cooled), ("unique_tokens", self.unique_tokens)):
+            if about is not None and about.shape != (n,):
+                raise FittingError(
+                    "shape", f"{name} has shape {about.shape} for {n} losses.", "Give one a point."
+                )
         labels = np.arange(n) if run is None else np.asarray(run)
         for name, column in self._columns().items():
             if column.size != n:
@@ -155,6 +169,8 @@ class Runs:
             self.flops_convention,
             self.loss_unit,
             None if self.flops is None else self.flops[index],
+            None if self.cooled is None else self.cooled[index],
+            None if self.unique_tokens is None else self.unique_tokens[index],
         )
 
     def unmasked(self) -> "Runs":
@@ -176,6 +192,8 @@ class Runs:
             self.flops_convention,
             self.loss_unit,
             self.flops,
+            self.cooled,
+            self.unique_tokens,
         )
 
     def compute(self) -> Floats | None:

@@ -346,6 +346,7 @@ def _chosen_rows(
 
 def _runs_of_rows(rows: Sequence[FitPoint], names: Sequence[str], request: FitRequest) -> Runs:
     exact = all(row.flops_exact is not None for row in rows)
+    unique = [row.unique_tokens for row in rows]
     return Runs(
         inputs={
             name: np.array([input_of(row, name) for row in rows], dtype=float) for name in names
@@ -356,6 +357,8 @@ def _runs_of_rows(rows: Sequence[FitPoint], names: Sequence[str], request: FitRe
         flops_convention="exact" if exact else "6ND",
         loss_unit=rows[0].loss_unit,
         flops=np.array([row.flops_exact for row in rows], dtype=float) if exact else None,
+        cooled=[row.cooled for row in rows],
+        unique_tokens=None if None in unique else unique,
     )
 
 

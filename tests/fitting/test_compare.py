@@ -107,7 +107,9 @@ def test_auto_takes_a_law_of_n_and_d_where_both_are_known() -> None:
 def test_laws_of_compute_take_it_from_flops_or_from_six_n_d() -> None:
     runs = grid("chinchilla", 0.003, 1)
     found = fit(LAWS["henighan_compute"], runs, draws=0)
-    assert found.data.inputs["C"][1] == pytest.approx(6 * (runs.inputs["N"] * runs.inputs["D"]).max())
+    assert found.data.inputs["C"][1] == pytest.approx(
+        6 * (runs.inputs["N"] * runs.inputs["D"]).max()
+    )
     assert found.data.digest == runs.digest
     double = Runs(runs.inputs, runs.loss, flops=12 * runs.inputs["N"] * runs.inputs["D"])
     assert fit(LAWS["henighan_compute"], double, draws=0).data.inputs["C"][1] == pytest.approx(

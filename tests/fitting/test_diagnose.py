@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import Fit, Runs, fit, get_law
+from fitting import Fit, FittingError, Runs, fit, get_law
 from tests.fitting import data
 
 LAW = get_law("chinchilla")
@@ -114,3 +114,47 @@ def test_small_fits_have_useful_intervals(draws: int) -> None:
     truth = LAW.loss({"N": [n], "D": [C / 6 / n]}, TRUE)
     assert p.lower[0] < truth[0] < p.upper[0]
     assert p.reach["N"][0] == pytest.approx(n / N.max())
+
+
+def test_unfinished_schedules_among_finished_ones() -> None:
+    cooled = np.arange(20) % 4 > 0
+    found = fit(LAW, runs(*grid(), cooled=cooled), draws=20)
+    (warned,) = [w for w in found.warnings if w.code == "unfinished_schedules"]
+    assert "5 of 20 points" in warned.message and "no law together" in warned.message
+    all_open = fit(LAW, runs(*grid(), cooled=np.zeros(20)), draws=20)
+    assert "unfinished_schedules" in codes(all_open)
+    assert not codes(fit(LAW, runs(*grid(), cooled=np.ones(20)), draws=20))
+
+
+def test_repeated_tokens() -> None:
+    N, D = grid()
+    found = fit(LAW, runs(N, D, unique_tokens=np.full(20, np.median(D) / 2)), draws=20)
+    (warned,) = [w for w in found.warnings if w.code == "repeated_tokens"]
+    assert "data_constrained" in warned.message
+    assert not codes(fit(LAW, runs(N, D, unique_tokens=2 * D), draws=20))
+
+
+def test_mixed_conventions_are_refused() -> None:
+    N, D = grid()
+    for what, words in (
+        ("n_convention", ["total", "non_embedding"]),
+        ("flops_convention", ["6ND", "exact"]),
+    ):
+        with pytest.raises(FittingError, match=f"mix {what}"):
+            runs(N, D, **{what: words * 10})
+
+
+def test_losses_that_look_like_bits_a_byte() -> None:
+    sound = runs(*grid())
+    found = fit(LAW, Runs(sound.inputs, sound.loss / 8), draws=20)
+    assert "loss_looks_like_bits" in codes(found)
+
+
+def test_a_parameter_at_its_bound() -> None:
+    """Tokens without any effect: beta goes to an end of its range."""
+    N, D = grid(6, 5)
+    rng = np.random.default_rng(2)
+    loss = (1.8 + 480 * N**-0.35) * np.exp(3e-3 * rng.standard_normal(N.size))
+    found = fit(LAW, Runs({"N": N, "D": D}, loss), draws=20)
+    assert {"parameter_at_bound", "not_identified", "floor_vanishes"} & codes(found)
+    assert found.status == "degenerate" and any(None in e for e in found.intervals().values())
