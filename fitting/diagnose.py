@@ -289,10 +289,17 @@ STEEP = 0.8
 def _about_steepness(engine: Engine, best: Optimum) -> list[Warned]:
     """In the initial transient loss falls faster than any later power law: an exponent near or
     above one is its mark (runs of under about a thousand steps, losses before the cool-down)."""
-    if engine.law.powers is None or not {"N", "D"} <= set(engine.inputs):
+    if not {"N", "D"} <= set(engine.inputs):
+        return []
+    names = engine.law.param_names
+    if engine.law.powers is not None:
+        exponents = [e for _, _, e in engine.law.powers.terms]
+    elif "k" not in names:  # under an outer exponent they are no slopes of their own
+        exponents = [name for name in names if name in ("alpha", "beta")]
+    else:
         return []
     found = dict(zip(engine.law.param_names, best.values.tolist(), strict=True))
-    steep = dict.fromkeys(e for _, _, e in engine.law.powers.terms if found[e] > STEEP)
+    steep = dict.fromkeys(e for e in exponents if found[e] > STEEP)
     return [
         Warned(
             "steep_exponent",

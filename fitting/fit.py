@@ -252,6 +252,16 @@ def fit(
     else:
         sample, method = _normal_draws(engine, best, seed), "sandwich"
     warned = warnings_of(engine, best, sample, calibration, runs)
+    unseen = unidentified(engine, best)
+    if unseen and not DEGENERATE & {w.code for w in warned}:
+        warned.append(
+            Warned(
+                "not_identified",
+                f"These runs say nothing about {', '.join(unseen)}: no prediction within the data "
+                "moves with it. Its interval is open; use a law without it, or add runs that it "
+                "matters to.",
+            )
+        )
     if drawn < draws:
         warned.append(
             Warned(
@@ -307,7 +317,7 @@ def fit(
         seed=seed,
         interval_method=method,
         versions={"numpy": np.__version__, "scipy": scipy.__version__},
-        unidentified=unidentified(engine, best),
+        unidentified=unseen,
     )
 
 

@@ -346,7 +346,7 @@ def _chosen_rows(
 
 def _runs_of_rows(rows: Sequence[FitPoint], names: Sequence[str], request: FitRequest) -> Runs:
     exact = all(row.flops_exact is not None for row in rows)
-    unique = [row.unique_tokens for row in rows]
+    unique = [row.unique_tokens for row in rows if row.unique_tokens is not None]
     return Runs(
         inputs={
             name: np.array([input_of(row, name) for row in rows], dtype=float) for name in names
@@ -358,7 +358,7 @@ def _runs_of_rows(rows: Sequence[FitPoint], names: Sequence[str], request: FitRe
         loss_unit=rows[0].loss_unit,
         flops=np.array([row.flops_exact for row in rows], dtype=float) if exact else None,
         cooled=[row.cooled for row in rows],
-        unique_tokens=None if None in unique else unique,
+        unique_tokens=unique if len(unique) == len(rows) else None,
     )
 
 
