@@ -65,7 +65,7 @@ class CurveCalibration:
         return float(np.sqrt(np.mean(np.square(errors)))) if errors else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "score": self.score}
+        return {**asdict(self), "score": None if np.isnan(self.score) else self.score}
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> "CurveCalibration":
@@ -114,6 +114,7 @@ def held_out(curves: Sequence[Curve], refit: Refit) -> tuple[HeldOut, ...]:
 
 def settle(noise: float, found: Sequence[HeldOut]) -> CurveCalibration:
     """form from the left-out curves, drift from the cuts (less what form explains)."""
+    noise = noise if np.isfinite(noise) else PRIOR_FORM  # as many parameters as points
     forms = np.array([one.error for one in found if one.kind == "curve"])
     weight = PRIOR_WEIGHT + forms.size
     form2 = (PRIOR_WEIGHT * PRIOR_FORM**2 + float((forms**2).sum())) / weight

@@ -219,7 +219,7 @@ class ContinualFit:
             "skip": self.skip,
             "warnings": [dict(one) for one in self.warnings],
             "calibration": self.calibration.to_dict(),
-            "scores": dict(self.scores),
+            "scores": {k: None if v is None or np.isnan(v) else v for k, v in self.scores.items()},
             "data": dict(self.data),
             "digest": self.digest,
             "seed": self.seed,

@@ -59,6 +59,13 @@ def test_one_step_decay_curve_identifies_the_law_and_one_cosine_does_not(law: st
     assert "degenerate" in {flag["code"] for flag in bad.predict(target).flags}
 
 
+def test_a_fit_of_one_curve_is_strict_json() -> None:
+    """Nothing can be left out of one short curve: what is unknown is null, not NaN."""
+    found = fit_curves("annealing", [simulated(STEP_DECAY).where(np.arange(149) % 9 == 0)])
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert CurveFit.from_dict(json.loads(text)).status == found.status
+
+
 def test_a_constant_rate_alone_does_not_either() -> None:
     constant = {"kind": "constant", "steps": 16_000, "peak_lr": PEAK, "warmup_steps": 500}
     assert fit_curves("annealing", [simulated(constant)]).status == "degenerate"
