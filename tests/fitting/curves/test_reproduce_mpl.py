@@ -77,16 +77,16 @@ def test_the_annealing_law_reaches_the_optimum_of_scipy() -> None:
 @pytest.mark.parametrize("model,best", [("25M", 3.2580), ("100M", 2.9247), ("400M", 2.6891)])
 def test_three_numbers_do_as_well_as_21840(model: str, best: float) -> None:
     """The authors optimise every drop of a 24,000-step schedule; its loss by the fitted law is
-    3.2580 / 2.9247 / 2.6891. Hold, power and floor come within 6e-4 of it."""
+    3.2580 / 2.9247 / 2.6891. Hold, power and floor come within 5e-4 of it."""
     law = CURVE_LAWS["multi_power"]
     params = dict(zip(law.param_names, PUBLISHED[model], strict=True))
 
     def final(hold: float, power: float, floor: float) -> float:
         schedule = schedule_of(24_000, 3e-4, 2_160, hold, power, floor)
-        return float(law.loss(params, schedule, [24_000])[0])
+        return float(law.loss(params, schedule, [24_000], sources=256)[0])
 
     found = min(
         final(hold, power, floor)
         for hold in (0.8, 0.85, 0.9) for power in (1.25, 1.5, 2.0) for floor in (0.0, 0.01, 0.03)
     )  # fmt: skip
-    assert found <= best + 6e-4
+    assert found <= best + 5e-4
