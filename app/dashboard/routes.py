@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.dashboard.pages import (
     comparisons,
+    curves,
     fits,
     forecasts,
     laws,
@@ -19,7 +20,20 @@ from app.dashboard.pages import (
 
 router = APIRouter(include_in_schema=False)
 """Pages with data: include it behind whatever decides who may read."""
-for _page in (overview, runs, fits, links, tasks, predict, time, forecasts, laws, comparisons):
+_PAGES = (
+    overview,
+    runs,
+    fits,
+    links,
+    tasks,
+    predict,
+    curves,
+    time,
+    forecasts,
+    laws,
+    comparisons,
+)
+for _page in _PAGES:
     router.include_router(_page.router)
 
 public_router = APIRouter(include_in_schema=False)

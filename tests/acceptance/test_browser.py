@@ -22,6 +22,7 @@ from sqlalchemy import Engine, text
 from app.settings import Settings
 from fitting import AllocationProblem, allocate
 from tests.dashboard.seeded import Seeded, seed
+from tests.dashboard.seeded_curves import SeededCurves, seed_curves
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -60,6 +61,12 @@ PATIENCE_MS = 180_000
 def seeded(engine: Engine) -> Seeded:
     with engine.begin() as connection:
         return seed(connection)
+
+
+@pytest.fixture(scope="module")
+def curves(engine: Engine) -> SeededCurves:
+    with engine.begin() as connection:
+        return seed_curves(connection)
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +230,24 @@ def test_a_budget_of_time_and_money_becomes_a_plan(visit: Visit, seeded: Seeded)
     assert "64" in facts and "Dollars" in facts
 
 
+def test_a_schedule_is_edited_with_sliders(visit: Visit, curves: SeededCurves) -> None:
+    visit.open(f"/curves?fit={curves.fit_id}")
+    assert visit.drawn("curves") >= 9
+    page = visit.page
+    ranking = page.get_by_role("table").filter(has_text="best first").locator("tbody tr")
+    assert ranking.count() == 5
+    visit.picture("curves")
+    before = page.locator(".answer .big").inner_text()
+    slider = page.locator('input[type=range][data-for="cooldown_steps"]')
+    slider.evaluate(
+        "(element, at) => { element.value = at;"
+        " for (const kind of ['input', 'change']) element.dispatchEvent(new Event(kind)); }",
+        0,
+    )
+    page.wait_for_url("**cooldown_steps=0&**", timeout=PATIENCE_MS)
+    assert page.locator(".answer .big").inner_text() != before
+
+
 def test_a_bad_number_is_answered_in_words(visit: Visit, seeded: Seeded) -> None:
     visit.open(f"/predict?fit={seeded.fit_id}")
     visit.page.fill("#N", "-5")
@@ -259,7 +284,7 @@ def test_a_live_run_follows_its_curve(visit: Visit, seeded: Seeded, engine: Engi
 
 
 def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
-    browser: "playwright.Browser", address: str, seeded: Seeded
+    browser: "playwright.Browser", address: str, seeded: Seeded, curves: SeededCurves
 ) -> None:
     page = browser.new_page(viewport={"width": 800, "height": 900}, color_scheme="dark")
     for path in (
@@ -269,6 +294,7 @@ def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
         "/fits",
         f"/fits/{seeded.fit_id}",
         "/predict",
+        f"/curves?fit={curves.fit_id}",
         "/forecasts",
         "/laws",
         "/laws/chinchilla",

@@ -18,7 +18,7 @@ from fitting.law import Input, Law, Param
 from fitting.links import LOG
 from tests.dashboard.seeded import Seeded
 
-PAGES = ("/", "/runs", "/fits", "/predict", "/time", "/forecasts", "/laws", "/compare")
+PAGES = ("/", "/runs", "/fits", "/predict", "/curves", "/time", "/forecasts", "/laws", "/compare")
 
 
 def page(pages: TestClient, address: str, status: int = 200) -> str:

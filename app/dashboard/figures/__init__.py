@@ -17,6 +17,8 @@ a law by name: what the axes are called and which units they carry comes in as `
 | `task` | accuracy against loss, with the curve, its band and the level of guessing |
 | `variance` | what the interval of a linked loss is made of |
 | `run`, `curves` | one training run; many over each other |
+| `overlay` | whole loss curves, the law through them, and the one of another schedule |
+| `transfer` | one domain's loss since a transfer |
 | `shapes` | loss over width and depth within one budget of time or money |
 | `forecasts` | what was forecast and what came |
 """
@@ -33,6 +35,7 @@ from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves
 from app.dashboard.figures.shapes import shapes
 from app.dashboard.figures.tasks import task
 from app.dashboard.figures.values import Cloud, Line, Quantity
+from app.dashboard.figures.whole_curves import Overlaid, overlay, transfer
 
 __all__ = [
     "STEPS",
@@ -42,6 +45,7 @@ __all__ = [
     "Evaluations",
     "Forecast",
     "Line",
+    "Overlaid",
     "Path",
     "Quantity",
     "Share",
@@ -54,12 +58,14 @@ __all__ = [
     "forecasts",
     "isoflop",
     "link",
+    "overlay",
     "profiles",
     "ranking",
     "residuals",
     "run",
     "shapes",
     "task",
+    "transfer",
     "valley",
     "variance",
 ]

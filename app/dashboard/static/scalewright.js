@@ -64,6 +64,7 @@ function parse(shown) {
 }
 
 function quantity(value, unit = "", digits = 3) {
+  if (value === 0) return "0";
   if (/parameters|tokens|steps|samples|documents|bytes|sequences/i.test(unit)) {
     const letter = ["T", "B", "M", "k"].find((one) => value.toPrecision(digits) >= LETTERS[one]);
     if (value < 1e15)

@@ -1,0 +1,106 @@
+"""Whole curves on the pages: held against a known truth and against our own continual runs."""
+
+import html
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from fitting.curves import Schedule
+from tests.dashboard.seeded_curves import PEAK, SeededCurves, seed_curves, truth
+
+
+def page(pages: TestClient, address: str, status: int = 200) -> str:
+    answer = pages.get(address)
+    assert answer.status_code == status, answer.text[:500]
+    for kind in re.findall(r"<script([^>]*)>", answer.text):
+        assert 'src="/static/' in kind or 'type="application/json"' in kind
+    for table in re.findall(r"<table>(.*?)</table>", answer.text, re.S):
+        assert "<caption>" in table
+    for field in re.findall(r'<(?:select|input type="text") id="([^"]+)"', answer.text):
+        assert f'<label for="{field}"' in answer.text
+    return html.unescape(answer.text)
+
+
+def traces(shown: str, figure: str) -> list[dict[str, Any]]:
+    found = re.search(rf'<script type="application/json" id="{figure}-data">(.*?)</script>', shown)
+    assert found is not None
+    return list(json.loads(found[1])["data"])
+
+
+def big(shown: str) -> float:
+    found = re.search(r'class="big" title="([\d.]+)"', shown)
+    assert found is not None
+    return float(found[1])
+
+
+@pytest.fixture(scope="module")
+def seeded_curves(engine: Engine) -> SeededCurves:
+    with engine.begin() as connection:
+        return seed_curves(connection)
+
+
+def test_without_a_fit_it_says_how_to_make_one(pages: TestClient) -> None:
+    shown = page(pages, "/curves")
+    assert "No law of the curve yet" in shown and "/v1/curves/fit" in shown
+    assert "does not exist" in page(pages, "/curves?fit=1")
+
+
+def test_a_schedule_is_predicted_as_the_truth_has_it(
+    pages: TestClient, seeded_curves: SeededCurves
+) -> None:
+    query = "kind=linear&steps=3.5k&peak_lr=1e-3&warmup_steps=200&final_fraction=0.1"
+    shown = page(pages, f"/curves?fit={seeded_curves.fit_id}&{query}")
+    spec = {"kind": "linear", "steps": 3500, "peak_lr": PEAK, "warmup_steps": 200}
+    expected = truth(Schedule.from_dict({**spec, "final_fraction": 0.1}))[-1]
+    assert big(shown) == pytest.approx(expected, rel=0.004)
+    found = re.search(r'class="interval" title="\[([\d.]+), ([\d.]+)\]"', shown)
+    assert found is not None and float(found[1]) < expected < float(found[2])
+    assert "within the range of the runs" in shown
+    # the fitted runs of the database, the law through each, the band and the answer
+    names = [trace.get("name") for trace in traces(shown, "curves")]
+    assert {"drops", "law, drops", "law, cosine", "law, wsd", "this linear"} <= set(names)
+
+
+def test_schedules_are_ranked_and_the_peak_rate_is_never_chosen(
+    pages: TestClient, seeded_curves: SeededCurves
+) -> None:
+    shown = page(pages, f"/curves?fit={seeded_curves.fit_id}&kind=constant&steps=3000")
+    assert "No law of the curve may choose the peak learning rate" in shown
+    table = shown.split("Behind the best")[1].split("</tbody>")[0]
+    rows = re.findall(r'<th scope="row">([^<]+)', table)
+    assert set(rows) == {
+        "this schedule", "cosine to a tenth", "linear to zero", "wsd, the last fifth 1 − √",
+        "best of 504",
+    }  # fmt: skip
+    plain = {"steps": 3000, "peak_lr": PEAK, "warmup_steps": 60}
+    specs: dict[str, dict[str, Any]] = {
+        "this schedule": {"kind": "constant"},
+        "cosine to a tenth": {"kind": "cosine", "final_fraction": 0.1},
+        "linear to zero": {"kind": "linear"},
+        "wsd, the last fifth 1 − √": {"kind": "wsd", "cooldown_steps": 600},
+    }
+    true = {name: truth(Schedule.from_dict({**plain, **one}))[-1] for name, one in specs.items()}
+    assert rows == ["best of 504", *sorted(true, key=lambda name: true[name])]
+    other = page(pages, f"/curves?fit={seeded_curves.fit_id}&peak_lr=4e-3&steps=1000")
+    assert "outside the fitted" in other and "No ranking at this peak rate" in other
+
+
+def test_a_long_search_waits_until_it_is_asked_for(
+    pages: TestClient, seeded_curves: SeededCurves
+) -> None:
+    shown = page(pages, f"/curves?fit={seeded_curves.fit_id}&steps=20000")
+    assert "Search 504 schedules" in shown and "best of 504" not in shown
+    assert "beyond the largest run" in shown
+
+
+def test_what_cannot_be_read_takes_its_default(
+    pages: TestClient, seeded_curves: SeededCurves
+) -> None:
+    shown = page(pages, "/curves?kind=spiral&steps=-3&peak_lr=x&warmup_steps=1e99&decay=no")
+    assert "whole <curves>" in shown and 'aria-current="page">Curves' in shown
+    assert np.isfinite(big(shown))
