@@ -61,6 +61,8 @@ def task(
         annotation_position="bottom left",
     )
     shown = [100 * points.y, 100 * line.y]
+    if bounds is not None:
+        shown.append(bounds.ravel())
     if chance is not None:
         shown.append(np.array([100 * chance]))
     figure.update_xaxes(axis(x, np.concatenate([points.x, line.x])))
