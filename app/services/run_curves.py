@@ -98,9 +98,17 @@ def training_curve(connection: Connection, run: Run, validation_set: str | None)
             "Leave the run out, or name another validation set.",
             value=run.id,
         )
+    return Curve.of(run.name, step, loss, _known(run, logged), run.n_total)
+
+
+def known_schedule(connection: Connection, run: Run) -> Schedule:
+    """As `schedule_of`, by what the database has of the run."""
+    return _known(run, stored_curves.read(connection, run.id))
+
+
+def _known(run: Run, logged: stored_curves.Curve) -> Schedule:
     known = np.isfinite(logged.lr)
-    schedule = schedule_of(run, logged.lr[known], logged.step[known])
-    return Curve.of(run.name, step, loss, schedule, run.n_total)
+    return schedule_of(run, logged.lr[known], logged.step[known])
 
 
 def chosen(

@@ -11,7 +11,16 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from fitting.curves import Schedule
-from tests.dashboard.seeded_curves import PEAK, SeededCurves, seed_curves, truth
+from tests.dashboard.seeded_curves import (
+    PEAK,
+    SPIKE,
+    WORSE,
+    WSD,
+    SeededCurves,
+    as_schedule,
+    seed_curves,
+    truth,
+)
 
 
 def page(pages: TestClient, address: str, status: int = 200) -> str:
@@ -104,3 +113,32 @@ def test_what_cannot_be_read_takes_its_default(
     shown = page(pages, "/curves?kind=spiral&steps=-3&peak_lr=x&warmup_steps=1e99&decay=no")
     assert "whole <curves>" in shown and 'aria-current="page">Curves' in shown
     assert np.isfinite(big(shown))
+
+
+def test_a_run_under_way_is_forecast_and_its_spike_marked(
+    pages: TestClient, seeded_curves: SeededCurves
+) -> None:
+    address = f"/runs/{seeded_curves.live_run_id}"
+    shown = page(pages, address)
+    final = WORSE * truth(as_schedule(WSD))[-1]
+    assert big(shown) == pytest.approx(final, rel=0.006)
+    ends = re.search(r'"final-interval" title="\[([\d.]+), ([\d.]+)\]"', shown)
+    assert ends is not None and float(ends[1]) < final < float(ends[2])
+    assert ">80%<" in shown and "within what the law allows" in shown
+    # one spike, in words and in the figure, at the step and of the height it was given
+    at, height = SPIKE
+    said = re.search(r"1 spike: step ([\d,]+) \(\+([\d.]+)", shown)
+    assert said is not None and abs(int(said[1].replace(",", "")) - at) <= 20
+    assert float(said[2]) == pytest.approx(height, rel=0.4)
+    drawn = {trace.get("name"): trace for trace in traces(shown, "run")}
+    assert {"spike", "law: training loss", "forecast of the end"} <= set(drawn)
+    assert drawn["forecast of the end"]["x"] == [1024.0 * 3000]
+    live = pages.get(f"{address}/figure.json").json()["run"]
+    assert live["out"]["final"][1] == str(big(shown)) and not live["ended"]
+
+
+def test_a_run_that_ended_has_its_health_and_nothing_to_foresee(
+    pages: TestClient, seeded_curves: SeededCurves
+) -> None:
+    shown = page(pages, f"/runs/{seeded_curves.run_ids[0]}")
+    assert "Healthy: no spike" in shown and "Forecast of the final" not in shown

@@ -31,7 +31,7 @@ from app.dashboard.figures.isoflop import isoflop, valley
 from app.dashboard.figures.links import Share, link, variance
 from app.dashboard.figures.profiles import Valley, profiles
 from app.dashboard.figures.ranking import Standing, ranking
-from app.dashboard.figures.runs import STEPS, TOKENS, Curve, Evaluations, curves, run
+from app.dashboard.figures.runs import STEPS, TOKENS, Ahead, Curve, Evaluations, curves, run
 from app.dashboard.figures.shapes import shapes
 from app.dashboard.figures.tasks import task
 from app.dashboard.figures.values import Cloud, Line, Quantity
@@ -40,6 +40,7 @@ from app.dashboard.figures.whole_curves import Overlaid, overlay, transfer
 __all__ = [
     "STEPS",
     "TOKENS",
+    "Ahead",
     "Cloud",
     "Curve",
     "Evaluations",

@@ -13,11 +13,12 @@ from app.dashboard.figures.style import (
     MUTED,
     OPTIMUM,
     TEMPLATE,
+    add_band,
     axis,
     colours_for,
     new_figure,
 )
-from app.dashboard.figures.values import Quantity
+from app.dashboard.figures.values import Line, Quantity
 
 TOKENS = Quantity("training tokens", "tokens")
 STEPS = Quantity("training step", "steps")
@@ -48,15 +49,28 @@ class Evaluations:
     labels: Sequence[str] = field(default=())
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What is foreseen: the law with its band until the end, and the final loss (tokens, loss,
+    lower, upper) with what this run has shown so far."""
+
+    law: Line
+    final: tuple[float, float, float, float]
+    level: float = 0.9
+
+
 def run(
     curve: Curve,
     evaluations: Sequence[Evaluations] = (),
     grad_norm: tuple[np.ndarray, np.ndarray] | None = None,
     loss_unit: str = "nats/token",
     along: Quantity = TOKENS,
+    ahead: Ahead | None = None,
+    spikes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> go.Figure:
     """Loss on log axes, the learning rate and the gradient norm (tokens, value) under it.
 
+    spikes: (tokens, loss) of their tops.
     The first trace is always the training loss: the live page extends it by index.
     """
     figure = make_subplots(
@@ -113,8 +127,25 @@ def run(
             row=1,
             col=1,
         )
-    losses = np.concatenate([curve.loss, *(e.loss for e in evaluations)])
-    x_axis = axis(along, np.concatenate([curve.tokens, *(e.tokens for e in evaluations)]))
+    if spikes is not None and len(spikes[0]):
+        figure.add_scatter(
+            x=spikes[0],
+            y=spikes[1],
+            mode="markers",
+            marker={"size": 10, "symbol": "triangle-down", "color": OPTIMUM},
+            name="spike",
+            hovertemplate=f"spike<br>%{{x:.4s}} {along.unit}<br>loss %{{y:.4f}}<extra></extra>",
+            row=1,
+            col=1,
+        )
+    seen = [curve.loss, *(e.loss for e in evaluations)]
+    places = [curve.tokens, *(e.tokens for e in evaluations)]
+    if ahead is not None:
+        _add_ahead(figure, ahead, along)
+        seen.append(np.array(ahead.final[1:]))
+        places.append(ahead.law.x)
+    losses = np.concatenate(seen)
+    x_axis = axis(along, np.concatenate(places))
     title = x_axis.pop("title")
     figure.update_layout(template=TEMPLATE, height=560)
     figure.update_xaxes(**x_axis)
@@ -123,6 +154,39 @@ def run(
     figure.update_yaxes(title_text="LR", nticks=3, exponentformat="e", rangemode="tozero", row=2)
     figure.update_yaxes(title_text="‖grad‖", nticks=3, rangemode="tozero", row=3)
     return figure
+
+
+def _add_ahead(figure: go.Figure, ahead: Ahead, along: Quantity) -> None:
+    law, (end, loss, lower, upper) = ahead.law, ahead.final
+    add_band(figure, law.x, law.lower, law.upper, OPTIMUM)
+    figure.add_scatter(
+        x=law.x,
+        y=law.y,
+        mode="lines",
+        line={"color": OPTIMUM, "width": 1.6, "dash": "dash"},
+        name=law.label,
+        hovertemplate=f"{law.label}<br>%{{x:.4s}} {along.unit}<br>%{{y:.4f}}<extra></extra>",
+        row=1,
+        col=1,
+    )
+    figure.add_scatter(
+        x=[end],
+        y=[loss],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [upper - loss],
+            "arrayminus": [loss - lower],
+            "color": OPTIMUM,
+        },
+        mode="markers",
+        marker={"size": 9, "symbol": "circle", "color": OPTIMUM},
+        name="forecast of the end",
+        hovertemplate=f"forecast {loss:.4f}<br>{ahead.level:.0%} interval [{lower:.4f}, "
+        f"{upper:.4f}]<extra></extra>",
+        row=1,
+        col=1,
+    )
 
 
 def curves(

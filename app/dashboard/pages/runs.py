@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse, Response
 from sqlalchemy import Connection
 
 from app.dashboard import figures, render, text
+from app.dashboard.pages import in_flight
 from app.dashboard.pages.database import reading
 from app.services import overview as service
 from app.storage import curves, evaluations, metrics
@@ -102,7 +104,7 @@ def run(request: Request, run_id: int) -> HTMLResponse:
             return render.missing(request, f"run {run_id}", "The page Runs lists those there are.")
         row = described(found[0])
         tested = evaluations.of_run(connection, run_id)
-        drawn = curve_figure(connection, row)
+        told, drawn = told_and_drawn(connection, row)
         sweeps = storage.sweeps(connection, 1, row["sweep_id"]) if row["sweep_id"] else []
     return render.page(
         request,
@@ -123,6 +125,8 @@ def run(request: Request, run_id: int) -> HTMLResponse:
             }
             for one in tested
         ],
+        told=told,
+        out=told.outputs(),
         details=details(row),
         config=json.dumps(row["config"], indent=2) if row["config"] else None,
         figures={} if drawn is None else {"run": drawn},
@@ -131,13 +135,17 @@ def run(request: Request, run_id: int) -> HTMLResponse:
 
 @router.get("/runs/{run_id}/figure.json")
 def figure(request: Request, run_id: int) -> Response:
-    """The run's figure and, under `run`, its step and whether it ended, for the live page."""
+    """The run's figure and, under `run`, its step, whether it ended and what is said of it."""
     with reading(request) as connection:
         found = storage.runs(connection, run_id=run_id, limit=1)
-        drawn = curve_figure(connection, found[0]) if found else None
-    if not found:
-        return render.missing(request, f"run {run_id}", "The page Runs lists those there are.")
-    state = {"step": found[0]["step"], "ended": found[0]["status"] not in LIVE}
+        if not found:
+            return render.missing(request, f"run {run_id}", "The page Runs lists those there are.")
+        told, drawn = told_and_drawn(connection, found[0])
+    state = {
+        "step": found[0]["step"],
+        "ended": found[0]["status"] not in LIVE,
+        "out": told.outputs(),
+    }
     document = render.figure_json(drawn) if drawn is not None else "{}"
     body = document[:-1] + ("," if len(document) > 2 else "") + f'"run":{json.dumps(state)}}}'
     return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
@@ -153,11 +161,17 @@ def described(row: Row) -> Row:
     return row | {"flops": flops, "share": share}
 
 
-def curve_figure(connection: Connection, row: Row) -> go.Figure | None:
-    """The run's curve, rates, gradient norms and evaluations; None where nothing is stored."""
+def told_and_drawn(connection: Connection, row: Row) -> tuple[in_flight.Told, go.Figure | None]:
+    """What is said of the run, and its figure; None where nothing is stored."""
     stored = curves.read(connection, row["id"])
-    if not len(stored.step):
-        return None
+    told = in_flight.of(connection, row["id"], stored, row["status"] in LIVE)
+    return told, curve_figure(connection, row, stored, told) if len(stored.step) else None
+
+
+def curve_figure(
+    connection: Connection, row: Row, stored: curves.Curve, told: in_flight.Told
+) -> go.Figure:
+    """The run's curve, rates, gradient norms, evaluations, spikes and what is foreseen."""
     norm = metrics.read(connection, row["id"], "grad_norm")
     tested = evaluations.of_run(connection, row["id"])
     along, place = _along(stored)
@@ -178,7 +192,31 @@ def curve_figure(connection: Connection, row: Row) -> go.Figure | None:
         (place(norm.step), norm.value),
         loss_unit=tested[0].loss_unit if tested else "nats/token",
         along=along,
+        ahead=_ahead(told.foreseen, place),
+        spikes=_spikes(told, stored, place),
     )
+
+
+def _ahead(foreseen: in_flight.Foreseen | None, place: Any) -> figures.Ahead | None:
+    if foreseen is None:
+        return None
+    line, answer = foreseen.ahead, foreseen.answer
+    final = answer["final"]
+    x = np.asarray(place(line.x))
+    if not np.isfinite(x).all():
+        return None
+    return figures.Ahead(
+        replace(line, x=x, label=f"law: {foreseen.loss}"),
+        (float(x[-1]), final["loss"], final["lower"], final["upper"]),
+        final["level"],
+    )
+
+
+def _spikes(told: in_flight.Told, stored: curves.Curve, place: Any) -> tuple[Any, Any]:
+    found = told.health.spikes if told.health is not None else ()
+    at = np.array([float(one.peak_step) for one in found])
+    rows = np.minimum(np.searchsorted(stored.step, at), len(stored.step) - 1)
+    return place(at), stored.loss[rows]
 
 
 def overlaid(connection: Connection, rows: list[Row]) -> go.Figure | None:

@@ -43,6 +43,7 @@ function follow(section) {
     if (plot) await draw(plot, figure);
     for (const step of all("[data-live-step]"))
       step.textContent = figure.run.step.toLocaleString("en");
+    for (const [name, said] of Object.entries(figure.run.out)) show(name, ...said);
   }
   function soon() {
     if (!waiting) setTimeout(refresh, 1000);
