@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.dashboard.pages import (
     comparisons,
+    cpt,
     curves,
     fits,
     forecasts,
@@ -28,6 +29,7 @@ _PAGES = (
     tasks,
     predict,
     curves,
+    cpt,
     time,
     forecasts,
     laws,

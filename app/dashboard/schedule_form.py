@@ -72,20 +72,20 @@ def sliders(asked: Asked, peaks: tuple[float, float], longest: float) -> list[di
     steps of the longest fitted run. Positions are log10 where `log` is."""
     low, high = min(asked.peak_lr, peaks[0]), max(asked.peak_lr, peaks[1])
     out = [
-        _slider("steps", "Length", asked.steps, 0.05 * longest, 10 * longest, "steps", log=True),
-        _slider("peak_lr", "Peak learning rate", asked.peak_lr, low, high, "", log=True),
-        _slider("warmup_steps", "Warm-up", asked.warmup_steps, 0, 0.5 * asked.steps, "steps"),
+        slider("steps", "Length", asked.steps, 0.05 * longest, 10 * longest, "steps", log=True),
+        slider("peak_lr", "Peak learning rate", asked.peak_lr, low, high, "", log=True),
+        slider("warmup_steps", "Warm-up", asked.warmup_steps, 0, 0.5 * asked.steps, "steps"),
     ]
     if asked.kind == "wsd":
         cool = asked.cooldown_steps
-        out.append(_slider("cooldown_steps", "Cool-down", cool, 0, asked.steps, "steps"))
+        out.append(slider("cooldown_steps", "Cool-down", cool, 0, asked.steps, "steps"))
     if asked.kind != "constant":
         final = asked.final_fraction
-        out.append(_slider("final_fraction", "Final rate, share of the peak", final, 0, 1, ""))
+        out.append(slider("final_fraction", "Final rate, share of the peak", final, 0, 1, ""))
     return out
 
 
-def _slider(
+def slider(
     name: str, label: str, value: float, low: float, high: float, unit: str, log: bool = False
 ) -> dict[str, Any]:
     low, high, at = (float(np.log10(v)) if log else v for v in (low, high, value))

@@ -1,5 +1,6 @@
 """Whole curves on the pages: held against a known truth and against our own continual runs."""
 
+import csv
 import html
 import json
 import re
@@ -12,12 +13,15 @@ from sqlalchemy import Engine
 
 from fitting.curves import Schedule
 from tests.dashboard.seeded_curves import (
+    CONTINUAL,
     PEAK,
     SPIKE,
     WORSE,
     WSD,
+    SeededContinual,
     SeededCurves,
     as_schedule,
+    seed_continual,
     seed_curves,
     truth,
 )
@@ -57,6 +61,8 @@ def test_without_a_fit_it_says_how_to_make_one(pages: TestClient) -> None:
     shown = page(pages, "/curves")
     assert "No law of the curve yet" in shown and "/v1/curves/fit" in shown
     assert "does not exist" in page(pages, "/curves?fit=1")
+    shown = page(pages, "/cpt")
+    assert "No continual fit yet" in shown and "/v1/cpt/fit" in shown
 
 
 def test_a_schedule_is_predicted_as_the_truth_has_it(
@@ -142,3 +148,41 @@ def test_a_run_that_ended_has_its_health_and_nothing_to_foresee(
 ) -> None:
     shown = page(pages, f"/runs/{seeded_curves.run_ids[0]}")
     assert "Healthy: no spike" in shown and "Forecast of the final" not in shown
+
+
+@pytest.fixture(scope="module")
+def seeded_continual(engine: Engine) -> SeededContinual:
+    with engine.begin() as connection:
+        return seed_continual(connection)
+
+
+def test_an_unseen_continual_run_of_ours_is_predicted(
+    pages: TestClient, seeded_continual: SeededContinual
+) -> None:
+    """replay40-4k: held out of the fit; cosine over 1,000 steps with 40 % of old text."""
+    query = "kind=cosine&steps=1000&peak_lr=3e-3&warmup_steps=0&replay_ratio=0.4"
+    shown = page(pages, f"/cpt?fit={seeded_continual.fit_id}&{query}")
+    assert 'name="before_steps" value="4,000"' in shown and "english" in shown
+    predicted = [float(one) for one in re.findall(r'class="big" title="([\d.]+)"', shown)]
+    rows = list(csv.DictReader((CONTINUAL / "curves.csv").open()))
+    for domain, loss in zip(("english", "code"), predicted, strict=True):
+        mine = [row for row in rows if row["run"] == "replay40-4k" and row["domain"] == domain]
+        assert loss == pytest.approx(float(mine[-1]["loss"]), abs=0.05)
+    drawn = traces(shown, "general")
+    assert len([one for one in drawn if "replay " in one.get("name", "")]) == 8
+    assert "before the transfer" in {one.get("name") for one in drawn}
+    assert "Before the transfer the general loss is" in shown
+
+
+def test_the_plan_moves_with_the_weight(
+    pages: TestClient, seeded_continual: SeededContinual
+) -> None:
+    best = {}
+    for weight in (0.05, 0.95):
+        shown = page(pages, f"/cpt?fit={seeded_continual.fit_id}&general_weight={weight}")
+        facts = re.search(r"Replay ratio</dt><dd><span title=\"([\d.]+)\"", shown)
+        assert facts is not None and "nothing beats on both losses" in shown
+        best[weight] = float(facts[1])
+    assert best[0.95] > best[0.05]
+    refused = page(pages, f"/cpt?fit={seeded_continual.fit_id}&before_steps=1&peak_lr=50&steps=1")
+    assert "outside the fitted" in refused
