@@ -22,7 +22,12 @@ from sqlalchemy import Engine, text
 from app.settings import Settings
 from fitting import AllocationProblem, allocate
 from tests.dashboard.seeded import Seeded, seed
-from tests.dashboard.seeded_curves import SeededCurves, seed_curves
+from tests.dashboard.seeded_curves import (
+    SeededContinual,
+    SeededCurves,
+    seed_continual,
+    seed_curves,
+)
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -67,6 +72,12 @@ def seeded(engine: Engine) -> Seeded:
 def curves(engine: Engine) -> SeededCurves:
     with engine.begin() as connection:
         return seed_curves(connection)
+
+
+@pytest.fixture(scope="module")
+def cpt(engine: Engine) -> SeededContinual:
+    with engine.begin() as connection:
+        return seed_continual(connection)
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +259,43 @@ def test_a_schedule_is_edited_with_sliders(visit: Visit, curves: SeededCurves) -
     assert page.locator(".answer .big").inner_text() != before
 
 
+def test_a_run_under_way_shows_its_forecast_and_its_spike(
+    visit: Visit, curves: SeededCurves, engine: Engine
+) -> None:
+    visit.open(f"/runs/{curves.live_run_id}")
+    assert visit.drawn("run") >= 7
+    said = visit.page.locator('[data-out="seen"]')
+    expect(said).to_have_text("80%")
+    visit.picture("forecast")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into curve_points (run_id, step, tokens, loss, lr) values (:i, 2700, "
+                "2764800, 2.87, 1e-3)"
+            ),
+            {"i": curves.live_run_id},
+        )
+        connection.execute(
+            text("update runs set step = 2700 where id = :i"), {"i": curves.live_run_id}
+        )
+    expect(said).to_have_text("90%")
+
+
+def test_both_losses_of_a_continual_run(visit: Visit, cpt: SeededContinual) -> None:
+    visit.open(f"/cpt?fit={cpt.fit_id}&replay_ratio=0.5")
+    assert visit.drawn("general") >= 10
+    assert visit.drawn("domain") >= 10
+    visit.picture("cpt")
+    slider = visit.page.locator('input[type=range][data-for="general_weight"]')
+    slider.evaluate(
+        "(element, at) => { element.value = at;"
+        " for (const kind of ['input', 'change']) element.dispatchEvent(new Event(kind)); }",
+        0.9,
+    )
+    visit.page.wait_for_url("**general_weight=0.900**", timeout=PATIENCE_MS)
+    assert "nothing beats on both losses" in visit.page.locator("main").inner_text()
+
+
 def test_a_bad_number_is_answered_in_words(visit: Visit, seeded: Seeded) -> None:
     visit.open(f"/predict?fit={seeded.fit_id}")
     visit.page.fill("#N", "-5")
@@ -284,7 +332,11 @@ def test_a_live_run_follows_its_curve(visit: Visit, seeded: Seeded, engine: Engi
 
 
 def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
-    browser: "playwright.Browser", address: str, seeded: Seeded, curves: SeededCurves
+    browser: "playwright.Browser",
+    address: str,
+    seeded: Seeded,
+    curves: SeededCurves,
+    cpt: SeededContinual,
 ) -> None:
     page = browser.new_page(viewport={"width": 800, "height": 900}, color_scheme="dark")
     for path in (
@@ -295,6 +347,8 @@ def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
         f"/fits/{seeded.fit_id}",
         "/predict",
         f"/curves?fit={curves.fit_id}",
+        f"/runs/{curves.live_run_id}",
+        f"/cpt?fit={cpt.fit_id}",
         "/forecasts",
         "/laws",
         "/laws/chinchilla",

@@ -102,6 +102,8 @@ def run(
         col=1,
     )
     norm = grad_norm or (np.array([]), np.array([]))
+    if not len(norm[0]):  # plotly.js places a trace of no points at NaN
+        norm = (curve.tokens[:1], np.full(len(curve.tokens[:1]), np.nan))
     figure.add_scatter(
         x=norm[0],
         y=norm[1],

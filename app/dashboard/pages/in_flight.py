@@ -11,12 +11,15 @@ from app.dashboard import text
 from app.dashboard.figures import Line
 from app.services import loss_curves, run_curves, runs
 from app.services.errors import ServiceError
+from app.storage import curves as stored_curves
 from app.storage.curves import Curve
 from fitting import FittingError
 from fitting.curves.spikes import Health, diagnose_run
 
 POINTS = 80
 MOST_NAMED = 5
+RECENT_STEPS = 20_000
+"""Spikes are looked for among the points themselves: means of neighbours hide them."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,19 @@ class Told:
 
 def of(connection: Connection, run_id: int, stored: Curve, live: bool) -> Told:
     """stored: the run's curve as it is drawn; a run that has ended has nothing to foresee."""
-    health = diagnose_run(stored.step, stored.loss) if len(stored.step) else None
+    health, points = None, 0
+    if len(stored.step):
+        begin = int(stored.step[-1]) - RECENT_STEPS
+        seen = stored_curves.read_points(connection, run_id, after_step=begin, limit=RECENT_STEPS)
+        seen = seen if len(seen.step) else stored
+        health, points = diagnose_run(seen.step, seen.loss), len(seen.step)
     foreseen, why = None, ""
     if live:
         try:
             foreseen = _foreseen(connection, run_id)
         except (ServiceError, FittingError) as error:
             why = f"{error.message} {error.hint}".strip()
-    return Told(health, len(stored.step), foreseen, why)
+    return Told(health, points, foreseen, why)
 
 
 def _foreseen(connection: Connection, run_id: int) -> Foreseen | None:
@@ -95,7 +103,7 @@ def in_words(health: Health | None, points: int) -> str:
     if health.verdict == "diverged":
         return f"Diverged. {health.message}"
     if not health.spikes:
-        return f"Healthy: no spike in {points:,} points."
+        return f"Healthy: no spike in the last {points:,} points."
     named = [
         f"step {one.peak_step:,} (+{one.height:.2f}, "
         + ("not back yet" if one.recovery is None else f"back after {one.recovery:,} steps")

@@ -214,9 +214,11 @@ def _ahead(foreseen: in_flight.Foreseen | None, place: Any) -> figures.Ahead | N
 
 def _spikes(told: in_flight.Told, stored: curves.Curve, place: Any) -> tuple[Any, Any]:
     found = told.health.spikes if told.health is not None else ()
+    found = tuple(one for one in found if np.isfinite(one.height))
     at = np.array([float(one.peak_step) for one in found])
-    rows = np.minimum(np.searchsorted(stored.step, at), len(stored.step) - 1)
-    return place(at), stored.loss[rows]
+    # above the curve that is drawn, whose points are means where there are many
+    drawn = np.interp(at, stored.step, stored.loss)
+    return place(at), drawn + np.array([one.height for one in found])
 
 
 def overlaid(connection: Connection, rows: list[Row]) -> go.Figure | None:
