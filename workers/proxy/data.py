@@ -100,10 +100,11 @@ class Batches:
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._block: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
 
-    def batch(self, step: int) -> NDArray[np.int64]:
-        """Token ids (batch_sequences, seq_len + 1) of 1-based `step`."""
+    def batch(self, step: int, share: slice = slice(None)) -> NDArray[np.int64]:
+        """Token ids (batch_sequences, seq_len + 1) of 1-based `step`, or a share of them."""
         first = (step - 1) * self.batch_sequences
-        return np.stack([self._sequence(first + i) for i in range(self.batch_sequences)])
+        indices = range(first, first + self.batch_sequences)[share]
+        return np.stack([self._sequence(index) for index in indices])
 
     def unique_tokens(self, steps: int) -> int:
         """Different training tokens that `steps` steps read: no corpus gives more than it has."""

@@ -54,7 +54,9 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def fingerprint(device: torch.device, threads: int, dtype: str, compiled: bool) -> dict[str, Any]:
+def fingerprint(
+    device: torch.device, threads: int, dtype: str, compiled: bool, processes: int = 1
+) -> dict[str, Any]:
     """What a curve may depend on in its last bits."""
     return {
         "torch": torch.__version__,
@@ -66,6 +68,7 @@ def fingerprint(device: torch.device, threads: int, dtype: str, compiled: bool) 
         "threads": threads,
         "dtype": dtype,
         "compile": compiled,
+        **({"processes": processes} if processes > 1 else {}),
     }
 
 

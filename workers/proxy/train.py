@@ -7,6 +7,8 @@ that cannot be trained is one sentence on stderr and exit status 2.
 On a CPU the same configuration gives the same losses bit for bit, whether a run went through, was
 killed and resumed, or went on from its trunk: a step depends on the checkpointed tensors and on
 (seed, step), and on nothing else.
+
+Under `python -m torch.distributed.run` several processes train one model; see distributed.py.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from torch import Tensor
 from workers.proxy import checkpoint
 from workers.proxy.config import Config, ConfigError, read_config, recipe_hash
 from workers.proxy.data import Batches, Corpus, Validation
+from workers.proxy.distributed import ALONE, Group, joined
 from workers.proxy.model import Transformer, costs
 from workers.proxy.optim import Optimizer, logit_scale
 from workers.proxy.probe import part_rms, probe
@@ -37,9 +40,11 @@ EVALUATION_TOKENS = 8192  # of one forward pass; fixed, so that a loss depends o
 LOOK_EVERY = 50  # steps between two looks at the size of updates and at signs of instability
 
 
-def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str:
+def train(
+    config: Config, out: Path, resume: Path | None, stop: StopFlag, group: Group = ALONE
+) -> str:
     """Run `config` to its end, or to a stop; the status that was emitted."""
-    device = torch.device(config.device)
+    device = group.device(config.device)
     torch.set_num_threads(config.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -53,6 +58,7 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
     check_vocabulary(config, corpora)
     splits = [corpus.split("train") for corpus in corpora]
     weights = [source.weight for source in config.data.train]
+    share = group.share(config.batch_sequences)
     batches = Batches(splits, weights, config.batch_sequences, config.seed)
     validations = [
         Validation.load(source, config.model.seq_len, config.evaluate.tokens)
@@ -78,7 +84,8 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
         "schedule": config.schedule.identity(),
     }
     first = restore(config, resume, identity, model, optimizer)
-    forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
+    averaging = group.averaging(model, device)
+    forward: Callable[[Tensor], Tensor] = torch.compile(averaging) if config.compile else averaging
     autocast = (
         torch.autocast(device.type, dtype=torch.bfloat16)
         if config.dtype == "bfloat16"
@@ -92,12 +99,16 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
         recipe=recipe,
         params=counted.params,
         flops_per_token=counted.flops_per_token,
-        fingerprint=fingerprint(device, config.threads, config.dtype, config.compile),
+        fingerprint=fingerprint(
+            device, config.threads, config.dtype, config.compile, processes=group.size
+        ),
         corpus_digest="+".join(corpus.digest for corpus in corpora),
         unique_tokens=batches.unique_tokens(config.schedule.steps),
     )
 
     def save(step: int, kind: str) -> None:
+        if not group.first:
+            return
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer.state().items()}
         tensors["rng"] = torch.get_rng_state()
@@ -119,22 +130,23 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
         if kind == "resume":
             checkpoint.drop_old(out, config.checkpoint.keep)
 
+    peak = peak_flops(device, config.dtype)
     telemetry = Telemetry(
         device,
         config.batch_tokens,
         config.optimizer.clip,
         counted.flops_per_token["exact"],
-        peak_flops(device, config.dtype),
+        peak and peak * group.size,
     )
     steps, evaluate_at = config.schedule.steps, {*config.evaluate.at_steps, config.schedule.steps}
     every, branch_at = config.checkpoint.every_steps, set(config.checkpoint.branch_at_steps)
     if first == 0 and 0 in evaluate_at:
-        evaluate(forward, autocast, validations, 0, config, device)
+        evaluate(forward, autocast, validations, 0, config, device, group)
     gc.collect()
     gc.freeze()  # what lives until the end need not be looked at again (nanochat, base_train.py)
 
     for step in range(first + 1, steps + 1):
-        ids = to_device(torch.from_numpy(batches.batch(step)), device)
+        ids = to_device(torch.from_numpy(batches.batch(step, share)), device)
         lr = config.optimizer.lr * lr_factor(config.schedule, step)
         with autocast:
             logits = forward(ids[:, :-1])
@@ -142,25 +154,27 @@ def train(config: Config, out: Path, resume: Path | None, stop: StopFlag) -> str
             penalty = config.optimizer.z_loss
             objective = loss + penalty * log_z.square().mean() if penalty else loss
         torch.autograd.backward(objective)
-        look = step % LOOK_EVERY == 0
+        look = group.first and step % LOOK_EVERY == 0
         if look:
             telemetry.record_extra(step, signs(model, ids))
             before = {name: p.detach().clone() for name, p in model.named_parameters()}
         grad_norm = optimizer.step(lr)
         optimizer.zero_grad()
-        telemetry.record(step, lr, loss.detach(), grad_norm, log_z.detach().mean())
+        loss, mean_log_z = group.mean(torch.stack((loss.detach(), log_z.detach().mean())))
+        telemetry.record(step, lr, loss, grad_norm, mean_log_z)
         if look:
             telemetry.record_extra(step, sizes(model, before))
 
-        stopping = stop.requested and step < steps
+        stop_requested, due = group.any(stop.requested, telemetry.due)
+        stopping = stop_requested and step < steps
         saving = stopping or step in branch_at or (every and step % every == 0 and step < steps)
-        if telemetry.due or saving or step in evaluate_at:
+        if due or saving or step in evaluate_at:
             telemetry.flush()
             if telemetry.diverged:
                 emit("end", step=step, status="diverged", message=telemetry.diverged)
                 return "diverged"
         if step in evaluate_at:
-            evaluate(forward, autocast, validations, step, config, device)
+            evaluate(forward, autocast, validations, step, config, device, group)
         if step in branch_at:
             save(step, "branch")
         if stopping or (every and step % every == 0 and step < steps):
@@ -268,11 +282,14 @@ def evaluate(
     step: int,
     config: Config,
     device: torch.device,
+    group: Group,
 ) -> None:
-    """Emit the loss on every validation set, in nats a token, summed in double precision."""
+    """Emit the loss on every validation set, in nats a token, summed in double precision. Of
+    several processes each does every so manieth part."""
     for validation in validations:
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for part in torch.split(validation.ids, max(1, EVALUATION_TOKENS // config.model.seq_len)):
+        parts = torch.split(validation.ids, max(1, EVALUATION_TOKENS // config.model.seq_len))
+        for part in parts[group.rank :: group.size]:
             ids = to_device(part, device)
             with autocast:
                 logits = forward(ids[:, :-1])
@@ -280,7 +297,7 @@ def evaluate(
                 logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
             )
             total += nll.double().sum()
-        loss = float(total) / validation.tokens
+        loss = float(group.sum(total)) / validation.tokens
         if loss != loss or loss == float("inf"):
             continue  # a diverged run; its points say so
         emit(
@@ -322,7 +339,9 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     stop = StopFlag()
     try:
-        train(read_config(given.config), given.out, given.resume, stop)
+        config = read_config(given.config)
+        with joined(config) as group:
+            train(config, given.out, given.resume, stop, group)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
