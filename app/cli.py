@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from app import cli_budget, cli_curves, cli_files, cli_links, cli_operate, cli_server, cli_time
+from app import (
+    cli_budget,
+    cli_curves,
+    cli_files,
+    cli_isoflop,
+    cli_links,
+    cli_operate,
+    cli_server,
+    cli_time,
+)
 from app.cli_cluster import cluster
 from app.cli_docs import docs
 from app.cli_output import REFUSED, print_refusal, refusal
@@ -51,6 +60,7 @@ for command in (
     cli_files.predict,
     cli_budget.allocate,
     cli_files.compare,
+    cli_isoflop.isoflop,
     cli_files.openapi,
     cli_time.calibrate,
 ):

@@ -217,15 +217,26 @@ def runs_of(
     drop_highest: int = 0,
 ) -> "Runs":
     """The points of a file for a law, or with the inputs that are named; `drop_highest` masks
-    that many of the largest losses."""
+    that many of the largest losses. A C without a column is taken from N and D (and the FLOPs, if
+    the file has them), or from the FLOPs alone."""
     from app.importers import read_runs
 
+    names = list(law if isinstance(law, Sequence) else law.input_names)
+    columns = dict(columns)
+    if derived := "C" in names and column_in(file, "C", columns) is None:
+        flops = column_in(file, "flops", columns)
+        if all(column_in(file, name, columns) for name in ("N", "D")):
+            names = list(dict.fromkeys(["N", "D", *(name for name in names if name != "C")]))
+        elif flops is not None:
+            columns["C"] = flops
     runs = read_runs(
         file,
-        inputs=law if isinstance(law, Sequence) else law.input_names,
+        inputs=names,
         columns=columns,
         **{name: value for name, value in options.items() if value is not None},
     )
+    if derived:
+        runs = runs.with_compute()
     if not drop_highest:
         return runs
     if drop_highest >= len(runs):
@@ -320,18 +331,20 @@ def compared(
 
 def inputs_in(file: Path, columns: Mapping[str, str]) -> list[str]:
     """The inputs, of all laws, that the file has a column for."""
+    from fitting import LAWS
+
+    every = dict.fromkeys(name for law in LAWS.values() for name in law.input_names)
+    return [name for name in every if column_in(file, name, columns) is not None]
+
+
+def column_in(file: Path, field: str, columns: Mapping[str, str]) -> str | None:
+    """The column of the file that holds a field, if there is one."""
     from app.importers import csv, format_of, jsonl
     from app.importers.columns import find_column
-    from fitting import LAWS
 
     with file.open("rb") as stream:
         table = (csv if format_of(str(file)) == "csv" else jsonl).read(stream)
-    every = dict.fromkeys(name for law in LAWS.values() for name in law.input_names)
-    return [
-        name
-        for name in every
-        if find_column(name, table.header, columns, header_row=table.header_row) is not None
-    ]
+        return find_column(field, table.header, columns, header_row=table.header_row)
 
 
 def print_fit(found: "Fit", document: Mapping[str, Any], runs: "Runs") -> None:

@@ -117,6 +117,11 @@ def compare(
     return Comparison(tuple(weighed), skipped, sizes)
 
 
+def blend(logs: Floats, weights: Floats) -> Floats:
+    """The stack's ln loss [points] from the laws' own [laws, points] and their weights [laws]."""
+    return np.asarray((weights[:, None] * logs).sum(axis=0))
+
+
 @dataclass(frozen=True)
 class Stack:
     """Fits to all runs, averaged with the weights of a comparison; `stack` makes one."""
@@ -130,7 +135,7 @@ class Stack:
         each = [one.predict(inputs, level) for one in self.fits]
         w = np.array(self.weights)[:, None]
         logs = np.log(np.stack([p.value for p in each]))
-        middle = (w * logs).sum(axis=0)
+        middle = blend(logs, w[:, 0])
         apart = (w * (logs - middle) ** 2).sum(axis=0)
         low = (w * np.log(np.stack([p.value / p.lower for p in each]))).sum(axis=0)
         high = (w * np.log(np.stack([p.upper / p.value for p in each]))).sum(axis=0)
