@@ -79,6 +79,9 @@ def lines_of(title: str, results: list[tuple[Task, dict]], each: bool) -> Iterat
     yield ""
 
 
+# The section that stacking.py writes into the same page.
+STACKING = "## The stack of laws against the best single law"
+
 HEAD = """# Do the intervals hold?
 
 Written by `python -m tests.benchmarks.coverage --write docs/coverage.md`; numbers are as they came
@@ -110,7 +113,11 @@ def main() -> None:
     print("\n".join(text))
     print(f"nominal {a.level:.0%}, {time.process_time() - started:.1f} CPU s")
     if a.write:
-        a.write.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+        before = a.write.read_text(encoding="utf-8") if a.write.exists() else ""
+        more = (
+            before[before.find(STACKING) :] if STACKING in before else ""
+        )  # stacking.py's section
+        a.write.write_text("\n".join(text).rstrip() + "\n\n" + more, encoding="utf-8")
 
 
 if __name__ == "__main__":

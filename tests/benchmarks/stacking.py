@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python -m tests.benchmarks.stacking [--write docs/coverage.md]
 
-On every task the laws of N and D (and C) are compared inside the training runs, as `compare` does
+On every task the laws of N and D are compared inside the training runs, as `compare` does
 it, then fitted to all of them, and both the laws and their stack predict the held-out runs. Error:
 mean absolute log error of a task, mean over the tasks of a family, mean over families. The best
 single law is chosen with hindsight, by that very average; the stack knows the training runs only.
@@ -19,25 +19,24 @@ from fitting import LAWS, Objective
 from fitting.compare import blend, compare
 from fitting.engine import Engine
 from fitting.errors import FittingError
+from tests.benchmarks.coverage import STACKING as MARK
 from tests.benchmarks.fit_tasks import Task, real
 from tests.benchmarks.truths import simulated
 
-KNOWN = {"N", "D", "C"}
-MARK = "## The stack of laws against the best single law"
+INPUTS = {"N", "D"}
 
 
 def errors(task: Task) -> dict[str, float]:
     """Mean absolute log error of every law that could be judged, of the first in the ranking
     ("first") and of the stack ("stack")."""
-    laws = [law for law in LAWS.values() if set(law.input_names) <= KNOWN]
+    laws = [law for law in LAWS.values() if set(law.input_names) == INPUTS]
     found = compare(task.train, laws)
-    runs = task.train.unmasked().with_compute()
-    inputs = {**task.inputs, "C": 6 * task.inputs["N"] * task.inputs["D"]}
+    runs = task.train.unmasked()
     logs: dict[str, np.ndarray] = {}
     for one in found.ranked:
         law = LAWS[one.law]
         best = Engine.of(law, runs, Objective()).cold()
-        value = law.evaluate({k: inputs[k] for k in law.input_names}, best.values)
+        value = law.evaluate(task.inputs, best.values)
         logs[one.law] = np.log(np.broadcast_to(np.asarray(value, dtype=float), task.loss.shape))
     weighed = [one for one in found.ranked if one.weight > 0]
     mixed = blend(
@@ -82,7 +81,7 @@ def lines_of(title: str, found: dict[str, float]) -> list[str]:
 
 def main() -> None:
     p = argparse.ArgumentParser()
-    p.add_argument("--repeats", type=int, default=2)
+    p.add_argument("--repeats", type=int, default=1)
     p.add_argument("--seed", type=int, default=1000)
     p.add_argument("--simulated", action="store_true", help="no real run is looked at")
     p.add_argument("--write", type=Path, help="replace the section of this page")
