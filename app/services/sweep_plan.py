@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.services.errors import ServiceError
+from app.services.ladder import ladder
 from fitting import costs
 
 SCHEDULES = ("wsd", "cosine", "linear", "step", "wsd-s")
@@ -481,10 +482,19 @@ def _why_not(
 
 
 def _sizes(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    sizes = list(spec.get("sizes") or ())
+    sizes: list[Mapping[str, Any]] = list(spec.get("sizes") or ())
+    if spec.get("ladder"):
+        if sizes:
+            raise ServiceError(
+                "invalid", "The sweep has both sizes and a ladder.", "Give one.", column="ladder"
+            )
+        return [*ladder(spec["ladder"])]
     if not sizes:
         raise ServiceError(
-            "invalid", "sizes is empty.", 'Give [{"d_model": 32, "n_layers": 2}].', column="sizes"
+            "invalid",
+            "sizes is empty.",
+            'Give [{"d_model": 32, "n_layers": 2}], or a ladder: {"from": 32, "to": 128}.',
+            column="sizes",
         )
     labels = [(size.get("d_model"), size.get("n_layers")) for size in sizes]
     for label in labels:

@@ -37,6 +37,16 @@ class Size(Request):
     head_dim: Dimension | None = None
 
 
+class LadderIn(Request):
+    """Sizes from one dial, the width: depth is width / 64, 2 at least, and heads follow."""
+
+    from_: Dimension = Field(alias="from", description="The smallest width.")
+    to: Dimension = Field(description="The largest width.")
+    sizes: int | None = Field(
+        default=None, ge=2, le=200, description="How many, evenly in log width; all if left out."
+    )
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -108,7 +118,8 @@ class SweepIn(Request):
     name: Name
     corpora: Corpora
     model: Model = Field(default_factory=Model)
-    sizes: list[Size] = Field(min_length=1, max_length=200)
+    sizes: list[Size] | None = Field(default=None, min_length=1, max_length=200)
+    ladder: LadderIn | None = Field(default=None, description="In place of sizes.")
     budgets_flops: list[PositiveFloat] = Field(min_length=1, max_length=200)
     schedule: ScheduleIn = Field(default_factory=ScheduleIn)
     optimizer: Optimizer = Field(default_factory=Optimizer)
@@ -140,7 +151,7 @@ class SweepIn(Request):
 
     def spec(self) -> dict[str, Any]:
         """What the planner reads: only what was said or has a default."""
-        return self.model_dump(exclude={"project", "name"}, exclude_none=True)
+        return self.model_dump(exclude={"project", "name"}, exclude_none=True, by_alias=True)
 
 
 class PlannedRunOut(Answer):
