@@ -16,7 +16,7 @@ from app.api.schemas.time import (
     TimeIn,
     TimeOut,
 )
-from app.services import calibrations, paging
+from app.services import calibrations, fitted, paging
 from fitting.costs import GPUS
 
 router = APIRouter(prefix="/v1", tags=["time"], route_class=IdempotentRoute, dependencies=[READ])
@@ -52,7 +52,7 @@ def list_calibrations(
 ) -> PageOf[CalibrationOut]:
     """Calibrated machines, newest first."""
     with database.begin() as connection:
-        page = calibrations.page(connection, project=project, cursor=cursor, limit=limit)
+        page = fitted.page(connection, "calibration", project=project, cursor=cursor, limit=limit)
     return PageOf[CalibrationOut].model_validate(page)
 
 

@@ -21,7 +21,7 @@ from app.api.schemas.curves import (
     RankOut,
     StoredOut,
 )
-from app.services import continual, loss_curves, paging
+from app.services import continual, fitted, loss_curves, paging
 
 router = APIRouter(prefix="/v1", route_class=IdempotentRoute, dependencies=[READ])
 
@@ -56,7 +56,7 @@ def list_curve_fits(
 ) -> PageOf[StoredOut]:
     """Fits of curves, newest first."""
     with database.begin() as connection:
-        page = loss_curves.page(connection, project=project, cursor=cursor, limit=limit)
+        page = fitted.page(connection, "curve_fit", project=project, cursor=cursor, limit=limit)
     return PageOf[StoredOut](
         items=[StoredOut.of(one) for one in page.items], next_cursor=page.next_cursor
     )
@@ -141,7 +141,7 @@ def list_continual_fits(
 ) -> PageOf[StoredOut]:
     """Fits of continual pre-training, newest first."""
     with database.begin() as connection:
-        page = continual.page(connection, project=project, cursor=cursor, limit=limit)
+        page = fitted.page(connection, "cpt_fit", project=project, cursor=cursor, limit=limit)
     return PageOf[StoredOut](
         items=[StoredOut.of(one) for one in page.items], next_cursor=page.next_cursor
     )

@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.services import paging, projects
-from app.services.errors import ServiceError, not_found
+from app.services import fitted, projects
+from app.services.errors import ServiceError
 from app.storage import fitted as storage
-from app.storage.errors import NotFound
 from app.storage.fitted import Stored
 from fitting.costs import (
     FEATURES,
@@ -67,16 +66,16 @@ def create(
             "Give the median of each shape.",
             column="measurements",
         )
-    fitted = fit_step_time(measurements, features=features, hardware=hardware, unit=unit)
+    model = fit_step_time(measurements, features=features, hardware=hardware, unit=unit)
     rows = [one.to_dict() for one in measurements]
     return storage.create(
         connection,
         "calibration",
-        kind="+".join(fitted.features),
+        kind="+".join(model.features),
         status="converged",
         digest=_digest(rows),
         request={"hardware": hardware, "measurements": rows, "features": list(features)},
-        document=fitted.to_dict(),
+        document=model.to_dict(),
         project_id=None if project is None else projects.resolve(connection, project).id,
     )
 
@@ -107,28 +106,7 @@ def _digest(value: Any) -> str:
 
 
 def get(connection: Connection, calibration_id: int) -> Stored:
-    try:
-        return storage.get(connection, "calibration", calibration_id)
-    except NotFound:
-        raise not_found("calibration", calibration_id) from None
-
-
-def page(
-    connection: Connection,
-    *,
-    project: str | int | None = None,
-    cursor: str | None = None,
-    limit: int = paging.DEFAULT_LIMIT,
-) -> paging.Page[Stored]:
-    """Newest first."""
-    stored = storage.page(
-        connection,
-        "calibration",
-        project_id=None if project is None else projects.resolve(connection, project).id,
-        after=paging.after_of(cursor),
-        limit=limit,
-    )
-    return paging.page_of(stored, lambda one: one)
+    return fitted.get(connection, "calibration", calibration_id)
 
 
 def step_time(connection: Connection, machine: Machine) -> StepTime:

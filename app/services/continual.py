@@ -7,11 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.services import fits, paging, projects, run_curves
-from app.services.errors import ServiceError, not_found
+from app.services import fits, fitted, projects, run_curves
+from app.services.errors import ServiceError
 from app.services.loss_curves import with_nan
 from app.storage import fitted as storage
-from app.storage.errors import NotFound
 from app.storage.fitted import Stored
 from fitting.curves import (
     ContinualCurve,
@@ -91,34 +90,13 @@ def create(connection: Connection, request: ContinualRequest) -> Stored:
 
 
 def get(connection: Connection, fit_id: int) -> Stored:
-    try:
-        return storage.get(connection, "cpt_fit", fit_id)
-    except NotFound:
-        raise not_found("continual fit", fit_id) from None
+    return fitted.get(connection, "cpt_fit", fit_id)
 
 
 def load(connection: Connection, fit_id: int) -> dict[str, ContinualFit]:
     """{role: fit}."""
     document = get(connection, fit_id).document
     return {role: ContinualFit.from_dict(with_nan(document[role])) for role in ROLES}
-
-
-def page(
-    connection: Connection,
-    *,
-    project: str | int | None = None,
-    cursor: str | None = None,
-    limit: int = paging.DEFAULT_LIMIT,
-) -> paging.Page[Stored]:
-    """Newest first."""
-    stored = storage.page(
-        connection,
-        "cpt_fit",
-        project_id=None if project is None else projects.resolve(connection, project).id,
-        after=paging.after_of(cursor),
-        limit=limit,
-    )
-    return paging.page_of(stored, lambda one: one)
 
 
 def predict(

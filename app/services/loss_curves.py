@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.services import fits, paging, projects, run_curves, runs
-from app.services.errors import ServiceError, not_found
+from app.services import fits, fitted, projects, run_curves, runs
+from app.services.errors import ServiceError
 from app.storage import fitted as storage
-from app.storage.errors import NotFound
 from app.storage.fitted import Stored
 from app.storage.runs import Run
 from fitting.curves import ENSEMBLE, Curve, CurveFit, Schedule, fit_curves
@@ -84,32 +83,11 @@ def create(connection: Connection, request: CurveRequest) -> Stored:
 
 
 def get(connection: Connection, fit_id: int) -> Stored:
-    try:
-        return storage.get(connection, "curve_fit", fit_id)
-    except NotFound:
-        raise not_found("curve fit", fit_id) from None
+    return fitted.get(connection, "curve_fit", fit_id)
 
 
 def load(connection: Connection, fit_id: int) -> CurveFit:
     return CurveFit.from_dict(with_nan(get(connection, fit_id).document))
-
-
-def page(
-    connection: Connection,
-    *,
-    project: str | int | None = None,
-    cursor: str | None = None,
-    limit: int = paging.DEFAULT_LIMIT,
-) -> paging.Page[Stored]:
-    """Newest first."""
-    stored = storage.page(
-        connection,
-        "curve_fit",
-        project_id=None if project is None else projects.resolve(connection, project).id,
-        after=paging.after_of(cursor),
-        limit=limit,
-    )
-    return paging.page_of(stored, lambda one: one)
 
 
 def without_draws(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from app.dashboard import figures, render, surface, text
 from app.dashboard.pages.database import reading
 from app.dashboard.pages.fits import OpenFit, first_law, loss_quantity, open_fit
-from app.services import calibrations
+from app.services import calibrations, fitted
 from app.services.calibrations import Machine
 from app.services.errors import ServiceError
 from app.storage import overview as storage
@@ -68,7 +68,7 @@ def time(request: Request) -> HTMLResponse:
     with reading(request) as connection:
         fits = storage.fits(connection)
         opened = _fit_of(connection, query.get("fit"), fits)
-        kept = calibrations.page(connection, limit=100).items
+        kept = fitted.page(connection, "calibration", limit=100).items
         machines = [
             {"value": f"calibration-{one.id}", "label": f"{one.document['hardware']} (measured)"}
             for one in kept

@@ -1,0 +1,36 @@
+"""Fits of other kinds as they are kept: found by id, or listed newest first."""
+
+from sqlalchemy import Connection
+
+from app.services import paging, projects
+from app.services.errors import not_found
+from app.storage import fitted as storage
+from app.storage.errors import NotFound
+from app.storage.fitted import Resource, Stored
+
+
+def get(connection: Connection, resource: Resource, fitted_id: int) -> Stored:
+    """ServiceError (not_found) where there is none."""
+    try:
+        return storage.get(connection, resource, fitted_id)
+    except NotFound:
+        raise not_found(resource.replace("_", " "), fitted_id) from None
+
+
+def page(
+    connection: Connection,
+    resource: Resource,
+    *,
+    project: str | int | None = None,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
+) -> paging.Page[Stored]:
+    """Newest first; of one project, or of all."""
+    stored = storage.page(
+        connection,
+        resource,
+        project_id=None if project is None else projects.resolve(connection, project).id,
+        after=paging.after_of(cursor),
+        limit=limit,
+    )
+    return paging.page_of(stored, lambda one: one)
