@@ -9,15 +9,17 @@ from sqlalchemy import Connection
 
 from app.services import fits, fitted, projects, run_curves, runs
 from app.services.errors import ServiceError
+from app.storage import curves as stored_curves
 from app.storage import fitted as storage
 from app.storage.fitted import Stored
 from app.storage.runs import Run
 from fitting.curves import ENSEMBLE, Curve, CurveFit, Schedule, fit_curves
 from fitting.curves.inflight import advise, forecast
 from fitting.curves.rank import optimise_schedule, rank_schedules
-from fitting.curves.spikes import diagnose_run
+from fitting.curves.spikes import Health, diagnose_run
 
 MAX_DRAWS = 2_000
+RECENT_STEPS = 20_000
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,20 @@ def optimise(
     return dict(fits.finite(found.to_dict()))
 
 
+def health_of(connection: Connection, run_id: int) -> tuple[Health | None, int]:
+    """Spikes and verdict of a run's training loss over its last steps, and how many points that
+    stands on. Looked for among the points themselves: means of neighbours hide a spike."""
+    last = runs.get(connection, run_id).step
+    seen = stored_curves.read_points(
+        connection, run_id, after_step=last - RECENT_STEPS, limit=RECENT_STEPS
+    )
+    if not len(seen.step):
+        seen = stored_curves.read(connection, run_id)
+    if not len(seen.step):
+        return None, 0
+    return diagnose_run(seen.step, seen.loss), len(seen.step)
+
+
 def in_flight(
     connection: Connection,
     run_id: int,
@@ -180,7 +196,8 @@ def in_flight(
     curve = (
         run_curves.training_curve(connection, run, validation_set) if run.step else _not_begun(run)
     )
-    health = diagnose_run(curve.step, curve.loss)
+    masked = diagnose_run(curve.step, curve.loss).masked
+    health, _ = health_of(connection, run_id)
     found = forecast(
         fit,
         curve.schedule,
@@ -188,7 +205,7 @@ def in_flight(
         curve.loss,
         size=run.n_total,
         level=level,
-        masked=list(health.masked),
+        masked=list(masked),
     )
     answer = {
         "run": run_id,
@@ -197,7 +214,7 @@ def in_flight(
         "validation_set": validation_set,
         "status": run.status,
         **found.to_dict(),
-        "health": health.to_dict(),
+        "health": None if health is None else health.to_dict(),
         "advice": None if incumbent is None else advise(found, incumbent).to_dict(),
     }
     return dict(fits.finite(_plain(answer)))

@@ -349,6 +349,6 @@ class InFlightOut(Answer):
     offset_points: int
     residuals: list[dict[str, Any]]
     alarm: bool
-    health: dict[str, Any]
+    health: dict[str, Any] | None
     advice: dict[str, Any] | None
     warnings: list[dict[str, Any]]

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from app.dashboard import figures, render, schedule_form, text
 from app.dashboard.pages.database import reading
-from app.services import continual, run_curves
+from app.services import continual, fitted, run_curves
 from app.services.errors import ServiceError
 from app.storage import overview as storage
 from app.storage.fitted import Stored
@@ -44,7 +44,7 @@ Curves = dict[str, list[ContinualCurve]]
 def cpt(request: Request) -> HTMLResponse:
     query = request.query_params
     with reading(request) as connection:
-        kept = continual.page(connection, limit=MOST_LISTED).items
+        kept = fitted.page(connection, "cpt_fit", limit=MOST_LISTED).items
         named = {row["id"]: row["name"] for row in storage.projects(connection, 500)}
         stored = chosen(connection, query.get("fit"), kept)
         shown: dict[str, Any] = {}

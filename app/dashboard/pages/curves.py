@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from app.dashboard import figures, render, schedule_form, text
 from app.dashboard.pages.database import reading
 from app.dashboard.schedule_form import Asked
-from app.services import loss_curves, run_curves, runs
+from app.services import fitted, loss_curves, run_curves, runs
 from app.services.errors import ServiceError
 from app.storage import overview as storage
 from app.storage.fitted import Stored
@@ -38,7 +38,7 @@ SEARCHED_UNASKED = 10_000
 def curves(request: Request) -> HTMLResponse:
     query = request.query_params
     with reading(request) as connection:
-        kept = loss_curves.page(connection, limit=MOST_LISTED).items
+        kept = fitted.page(connection, "curve_fit", limit=MOST_LISTED).items
         named = {row["id"]: row["name"] for row in storage.projects(connection, 500)}
         stored = chosen(connection, query.get("fit"), kept)
         shown: dict[str, Any] = {}

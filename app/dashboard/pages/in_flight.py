@@ -9,17 +9,13 @@ from sqlalchemy import Connection
 
 from app.dashboard import text
 from app.dashboard.figures import Line
-from app.services import loss_curves, run_curves, runs
+from app.services import fitted, loss_curves, run_curves, runs
 from app.services.errors import ServiceError
-from app.storage import curves as stored_curves
-from app.storage.curves import Curve
 from fitting import FittingError
-from fitting.curves.spikes import Health, diagnose_run
+from fitting.curves.spikes import Health
 
 POINTS = 80
 MOST_NAMED = 5
-RECENT_STEPS = 20_000
-"""Spikes are looked for among the points themselves: means of neighbours hide them."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +61,9 @@ class Told:
         return out
 
 
-def of(connection: Connection, run_id: int, stored: Curve, live: bool) -> Told:
-    """stored: the run's curve as it is drawn; a run that has ended has nothing to foresee."""
-    health, points = None, 0
-    if len(stored.step):
-        begin = int(stored.step[-1]) - RECENT_STEPS
-        seen = stored_curves.read_points(connection, run_id, after_step=begin, limit=RECENT_STEPS)
-        seen = seen if len(seen.step) else stored
-        health, points = diagnose_run(seen.step, seen.loss), len(seen.step)
+def of(connection: Connection, run_id: int, live: bool) -> Told:
+    """A run that has ended has nothing to foresee."""
+    health, points = loss_curves.health_of(connection, run_id)
     foreseen, why = None, ""
     if live:
         try:
@@ -84,7 +75,7 @@ def of(connection: Connection, run_id: int, stored: Curve, live: bool) -> Told:
 
 def _foreseen(connection: Connection, run_id: int) -> Foreseen | None:
     run = runs.get(connection, run_id)
-    kept = loss_curves.page(connection, project=run.project_id, limit=1).items
+    kept = fitted.page(connection, "curve_fit", project=run.project_id, limit=1).items
     if not kept:
         return None
     answer = loss_curves.in_flight(connection, run_id, kept[0].id)

@@ -164,7 +164,7 @@ def described(row: Row) -> Row:
 def told_and_drawn(connection: Connection, row: Row) -> tuple[in_flight.Told, go.Figure | None]:
     """What is said of the run, and its figure; None where nothing is stored."""
     stored = curves.read(connection, row["id"])
-    told = in_flight.of(connection, row["id"], stored, row["status"] in LIVE)
+    told = in_flight.of(connection, row["id"], row["status"] in LIVE)
     return told, curve_figure(connection, row, stored, told) if len(stored.step) else None
 
 
