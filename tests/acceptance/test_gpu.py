@@ -1,0 +1,153 @@
+"""The whole way on a GPU: worker, compiled bfloat16 run, Postgres, a kill, and another worker.
+
+Two workers, each with one GPU by CUDA_VISIBLE_DEVICES (the same one where there is but one). The
+body is the same for a CPU, where it costs a minute and shows nothing that tests/workers/test_faults
+does not: `make soak` alone runs it.
+"""
+
+import math
+import signal
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from app.services import corpora
+from tests.workers.lab import Lab, WorkerProcess, points_of, train_alone
+from workers import machine
+
+GPUS = machine.gpus()
+TEXTS = ("asyncio", "email", "json", "unittest", "multiprocessing", "importlib", "xml", "http")
+
+
+def missing() -> str | None:
+    """Why nothing can be trained on a GPU here, if so."""
+    if not GPUS:
+        return "no GPU here: nvidia-smi lists none, or CUDA_VISIBLE_DEVICES is empty"
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} cannot use the GPU: install a build with CUDA"
+    return None
+
+
+NO_GPU = missing()
+ON_GPU: dict[str, Any] = {
+    "model": {"d_model": 256, "n_layers": 4, "head_dim": 64, "vocab_size": 256, "seq_len": 256},
+    "schedule": {"kind": "wsd", "steps": 3000, "warmup_steps": 50, "cooldown_steps": 600},
+    "batch_tokens": 8192,
+    "device": "cuda",
+    "dtype": "bfloat16",
+    "compile": True,
+    "checkpoint": {"every_steps": 250, "keep": 2},
+}
+ON_CPU: dict[str, Any] = {
+    "model": {"d_model": 16, "n_layers": 1, "head_dim": 8, "vocab_size": 256, "seq_len": 64},
+    "schedule": {"kind": "wsd", "steps": 400, "warmup_steps": 20, "cooldown_steps": 100},
+    "batch_tokens": 256,
+    "device": "cpu",
+    "dtype": "float32",
+    "compile": False,
+    "checkpoint": {"every_steps": 50, "keep": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    library = Path(sysconfig.get_paths()["stdlib"])
+    corpora.build("code", [library / name for name in TEXTS], folder, validation_fraction=0.1)
+    return folder / "code"
+
+
+@pytest.fixture
+def lab(engine, settings, corpus, tmp_path) -> Lab:
+    return Lab(engine, settings, corpus, tmp_path)
+
+
+def workers(lab: Lab, stack: ExitStack, gpus: list[str]) -> Iterator[WorkerProcess]:
+    """Two of them, each of which sees one GPU, or none."""
+    for i in range(2):
+        lab.env["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)] if gpus else ""
+        yield stack.enter_context(lab.worker("--concurrency", "1"))
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("setup", "gpus"),
+    [
+        pytest.param(
+            ON_GPU, GPUS, id="cuda", marks=pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
+        ),
+        pytest.param(ON_CPU, [], id="cpu", marks=pytest.mark.soak),
+    ],
+)
+def test_a_killed_worker_s_run_goes_on_on_another_gpu(
+    lab: Lab, tmp_path: Path, setup: dict[str, Any], gpus: list[str]
+) -> None:
+    source = {"name": "code", "path": str(lab.corpus)}
+    steps, every = setup["schedule"]["steps"], setup["checkpoint"]["every_steps"]
+    config = {
+        **setup,
+        "data": {"train": [source], "validation": [source]},
+        "optimizer": {"name": "muon", "lr": 6e-3},
+        "seed": 3,
+        "threads": 1,
+        "evaluate": {"tokens": 16384},
+    }
+    run_id = lab.submit("gpu", config)
+    with ExitStack() as stack:
+        both = [worker.ready() for worker in list(workers(lab, stack, gpus))]
+        lab.wait(run_id, lambda run: run.step >= 2 * every, 300)
+        victim, heir = both if both[0].trainers else both[::-1]
+        assert seen(victim.trainers) == [one(gpus, both.index(victim))]
+        orphan = next(each for each in victim.trainers if is_trainer(each))
+        victim.send(signal.SIGKILL)
+        orphan.wait(10)  # it dies with its worker, and its CUDA context with it
+        lab.wait(run_id, lambda run: run.attempt == 2 and run.step > 2 * every, 300)
+        assert seen(heir.trainers) == [one(gpus, both.index(heir))]
+        run = lab.wait_ended(run_id, 300)
+        (begun,) = [line for line in heir.log if line["event"] == "run started"]
+
+    assert (run.status, run.attempt, run.step) == ("finished", 2, steps)
+    assert begun["resume_step"] >= every
+    (fingerprint,) = lab.rows("select fingerprint from runs where id = :id", id=run_id)[0]
+    for key in ("dtype", "compile"):
+        assert fingerprint[key] == config[key]
+    assert (fingerprint["device"] == "cpu") == (not gpus)
+
+    curve = lab.curve(run_id)
+    assert [point[0] for point in curve] == list(range(1, steps + 1))  # no step lost, none twice
+    (loss,) = lab.rows(
+        "select loss from evaluations where run_id = :id and step = :step", id=run_id, step=steps
+    )[0]
+    assert 0 < loss < math.log(256) - 1
+    undisturbed = points_of(train_alone(tmp_path, config))
+    if not gpus:
+        assert curve == undisturbed
+        return
+    # kernels that add in another order, in bfloat16: the same curve, but not the same bits.
+    # The bounds are guesses; the seed moves the loss by more.
+    apart = np.abs(np.array(curve)[:, 2] - np.array(undisturbed)[:, 2])
+    assert apart.mean() < 0.02
+    assert apart[:every].max() < 0.05
+
+
+def is_trainer(process: psutil.Process) -> bool:
+    """And not a compiler that a trainer has started."""
+    return "workers.proxy.train" in process.cmdline()
+
+
+def seen(processes: list[psutil.Process]) -> list[str]:
+    """The GPUs that each trainer may use."""
+    return [each.environ()["CUDA_VISIBLE_DEVICES"] for each in processes if is_trainer(each)]
+
+
+def one(gpus: list[str], worker: int) -> str:
+    return gpus[worker % len(gpus)] if gpus else ""
