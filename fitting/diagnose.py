@@ -13,6 +13,7 @@ from fitting.errors import FittingError
 from fitting.intervals import MAD_TO_SD, Calibration, distance, residuals
 from fitting.law import Law
 from fitting.links import Floats
+from fitting.regime import CUTS, moved_exponents
 from fitting.runs import Runs
 
 # A floor below this share of the smallest loss has vanished.
@@ -66,6 +67,7 @@ def warnings_of(
         *_about_design(engine, best),
         *_about_outliers(engine, best, draws),
         *_about_steepness(engine, best),
+        *_about_regime(engine, best),
         *_about_drift(calibration),
     ]
 
@@ -289,15 +291,7 @@ STEEP = 0.8
 def _about_steepness(engine: Engine, best: Optimum) -> list[Warned]:
     """In the initial transient loss falls faster than any later power law: an exponent near or
     above one is its mark (runs of under about a thousand steps, losses before the cool-down)."""
-    if not {"N", "D"} <= set(engine.inputs):
-        return []
-    names = engine.law.param_names
-    if engine.law.powers is not None:
-        exponents = [e for _, _, e in engine.law.powers.terms]
-    elif "k" not in names:  # under an outer exponent they are no slopes of their own
-        exponents = [name for name in names if name in ("alpha", "beta")]
-    else:
-        return []
+    exponents = _exponents(engine)
     found = dict(zip(engine.law.param_names, best.values.tolist(), strict=True))
     steep = dict.fromkeys(e for e in exponents if found[e] > STEEP)
     return [
@@ -308,6 +302,33 @@ def _about_steepness(engine: Engine, best: Optimum) -> list[Warned]:
             "down): leave them out and fit again.",
         )
         for name in steep
+    ]
+
+
+def _exponents(engine: Engine) -> list[str]:
+    """The parameters that are slopes of their own, of a law of N and D."""
+    names = engine.law.param_names
+    if not {"N", "D"} <= set(engine.inputs):
+        return []
+    if engine.law.powers is not None:
+        return [e for _, _, e in engine.law.powers.terms]
+    if "k" in names:  # under an outer exponent they are no slopes of their own
+        return []
+    return [name for name in names if name in ("alpha", "beta")]
+
+
+def _about_regime(engine: Engine, best: Optimum) -> list[Warned]:
+    """Exponents that grow or fall as the runs of fewest tokens are left out."""
+    return [
+        Warned(
+            "exponent_moves_with_the_cut",
+            f"{one.name} {'falls' if one.values[-1] < one.values[0] else 'grows'} as the runs of "
+            f"fewest tokens are left out: {' -> '.join(f'{v:.2f}' for v in one.values)} (all, "
+            f"without {', '.join(f'{100 * cut:.0f}%' for cut in CUTS)} of the points), by "
+            f"{one.times:.1f} times what resamples reach. These runs have not reached the "
+            "power-law regime: train longer ones, and trust no extrapolation of this fit.",
+        )
+        for one in moved_exponents(engine, best, tuple(dict.fromkeys(_exponents(engine))))
     ]
 
 
