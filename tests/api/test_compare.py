@@ -26,6 +26,27 @@ def test_laws_are_ranked_on_runs_and_on_points(client: TestClient, ladder: dict[
     assert [one["score"] for one in by_points["ranked"]] == pytest.approx(scores, rel=1e-9)
 
 
+def test_laws_of_compute_take_it_from_flops_or_six_n_d(
+    client: TestClient, ladder: dict[str, Any]
+) -> None:
+    points = [{name: row[name] for name in ("N", "D", "loss")} for row in ladder["rows"]]
+    C = [6 * one["N"] * one["D"] for one in points]
+
+    def largest(points: list[dict[str, float]]) -> float:
+        body = {"law": "henighan_compute", "points": points, "draws": 0}
+        made = client.post("/v1/fits", json=body)
+        assert made.status_code == 201, made.text
+        assert client.get(f"{made.headers['location']}/diagnostics").status_code == 200
+        return float(made.json()["document"]["data"]["inputs"]["C"][1])
+
+    assert largest(points) == pytest.approx(max(C))
+    doubled = [{**one, "flops": 2 * c} for one, c in zip(points, C, strict=True)]
+    assert largest(doubled) == pytest.approx(2 * max(C))
+    body = {"law": "henighan_compute", "points": [{"N": 1e8, "loss": 3.0}] * 9}
+    refused = client.post("/v1/fits", json=body)
+    assert refused.status_code == 422 and "no 'C'" in refused.json()["detail"]
+
+
 def test_auto_is_answered_now_or_by_a_job(
     client: TestClient, engine: Engine, ladder: dict[str, Any]
 ) -> None:

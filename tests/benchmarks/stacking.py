@@ -25,6 +25,10 @@ from tests.benchmarks.truths import simulated
 
 INPUTS = {"N", "D"}
 
+ABOUT = """Written by `python -m tests.benchmarks.stacking --write docs/coverage.md`: laws of N and D,
+mean absolute error, families weigh one each. The best single law is chosen with hindsight. How the
+weights were chosen: [decision 0042](decisions/0042-stack-weights-from-simulated-truths.md)."""
+
 
 def errors(task: Task) -> dict[str, float]:
     """Mean absolute log error of every law that could be judged, of the first in the ranking
@@ -87,7 +91,7 @@ def main() -> None:
     p.add_argument("--write", type=Path, help="replace the section of this page")
     a = p.parse_args()
     started = time.process_time()
-    text = [MARK, "", "`python -m tests.benchmarks.stacking --write docs/coverage.md`.", ""]
+    text = [MARK, "", *ABOUT.split("\n"), ""]
     if not a.simulated:
         text += lines_of("Real runs", averages(real()))
     text += lines_of("Simulated truths", averages(list(simulated(a.repeats, a.seed))))

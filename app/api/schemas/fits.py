@@ -415,14 +415,16 @@ def columns_of(
 
 def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     """The points of a fit: its law's inputs (for "auto": those of every law), the losses, run
-    labels and FLOPs where given."""
+    labels and FLOPs where given. A C that is not there is the FLOPs, else 6 N D."""
     names: Sequence[str]
     if law == fits.AUTO:
         names = [name for name in laws.input_names() if name in points[0]]
     else:
         names = laws.find(law).input_names
     columns: dict[str, Any] = {
-        "inputs": {name: _column(points, name) for name in names},
+        "inputs": {
+            name: _compute(points) if name == "C" else _column(points, name) for name in names
+        },
         "loss": _column(points, "loss"),
     }
     if "flops" in points[0]:
@@ -430,6 +432,14 @@ def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     if "run" in points[0]:
         columns["run"] = [str(_cell(points, i, "run")) for i in range(len(points))]
     return columns
+
+
+def _compute(points: list[dict[str, Any]]) -> list[float]:
+    if "C" not in points[0] and "flops" in points[0]:
+        return _column(points, "flops")
+    if "C" in points[0] or not {"N", "D"} <= set(points[0]):
+        return _column(points, "C")
+    return [6.0 * n * d for n, d in zip(_column(points, "N"), _column(points, "D"), strict=True)]
 
 
 def _column(points: list[dict[str, Any]], name: str) -> list[float]:
