@@ -26,8 +26,8 @@ from tests.benchmarks.truths import simulated
 INPUTS = {"N", "D"}
 
 ABOUT = """Written by `python -m tests.benchmarks.stacking --write docs/coverage.md`: laws of N
-and D, mean absolute error, families weigh one each. The best single law is chosen with hindsight. How the
-weights were chosen: [decision 0042](decisions/0042-stack-weights-from-simulated-truths.md)."""
+and D, mean absolute error, families weigh one each. The best single law is chosen with hindsight.
+The weights' choice: [decision 0042](decisions/0042-stack-weights-from-simulated-truths.md)."""
 
 
 def errors(task: Task) -> dict[str, float]:
