@@ -15,6 +15,7 @@ from typing import Any
 SCHEDULES = ("constant", "wsd", "cosine", "linear", "step", "wsd-s")
 OPTIMIZERS = ("muon", "adamw")
 MOMENTA = ("reset", "carry")
+PARALLEL = ("ddp", "fsdp")
 
 
 class ConfigError(ValueError):
@@ -208,6 +209,8 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """`parallel` matters to several processes alone: ddp, each holds all; fsdp, each a shard."""
+
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
@@ -219,6 +222,7 @@ class Config:
     dtype: str = "float32"
     compile: bool = False
     deterministic: bool = False
+    parallel: str = "ddp"
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig | None = None
@@ -231,6 +235,13 @@ class Config:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is {self.dtype!r}; known: float32, bfloat16")
+        if self.parallel not in PARALLEL:
+            raise ConfigError(f"parallel is {self.parallel!r}; known: {', '.join(PARALLEL)}")
+        if self.parallel == "fsdp" and self.optimizer.name == "muon":
+            raise ConfigError(
+                "parallel is 'fsdp', which cuts matrices into shards, and Muon needs them whole; "
+                "set optimizer.name to 'adamw', or parallel to 'ddp' where the model fits one GPU"
+            )
 
     @property
     def batch_sequences(self) -> int:

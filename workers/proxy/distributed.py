@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from workers.proxy.config import Config, ConfigError
+from workers.proxy.model import Transformer
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,17 @@ class Group:
             )
         each = sequences // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
+
+    def shard(self, model: Transformer, device: torch.device) -> None:
+        """Leave each process its part of every parameter, put together layer by layer when it is
+        needed (FSDP2). The parameters become DTensors; their gradients are averaged."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard  # a second of imports
+
+        mesh = init_device_mesh(device.type, (self.size,))
+        for block in model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
 
     def averaging(self, model: nn.Module, device: torch.device) -> nn.Module:
         """`model`, whose backward pass averages the gradients of all processes as it goes."""
@@ -84,6 +96,35 @@ class Group:
 
 
 ALONE = Group()
+
+
+def mine(tensor: Any) -> Tensor:
+    """The part of a sharded tensor that this process holds, as a view; else the tensor itself."""
+    local: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return local
+
+
+def whole(tensor: Any) -> Tensor:
+    """All of a sharded tensor; every process must ask."""
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return full
+
+
+@torch.no_grad()
+def assign(target: Any, full: Tensor) -> None:
+    """Write `full` into `target`, or this process's part of it."""
+    if is_sharded(target):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = target.device_mesh, target.placements
+        part = distribute_tensor(full.to(target.device), mesh, placements)
+        target.to_local().copy_(part.to_local())
+    else:
+        target.copy_(full)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 @contextlib.contextmanager

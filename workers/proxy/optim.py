@@ -25,9 +25,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from workers.proxy.config import OptimizerConfig
+from workers.proxy.distributed import assign, is_sharded, mine
 from workers.proxy.model import Transformer
 
 # Quintic iteration of Keller Jordan, kellerjordan.github.io/posts/muon: singular values -> ~1
@@ -100,10 +102,10 @@ class AdamW:
         for group in self._groups:
             torch._foreach_add_(group["step"], 1)
             torch._fused_adamw_(
-                [p.detach() for p in group["params"]],
-                [p.grad for p in group["params"]],
-                group["exp_avg"],
-                group["exp_avg_sq"],
+                [mine(p.detach()) for p in group["params"]],
+                [mine(p.grad) for p in group["params"]],
+                [mine(mean) for mean in group["exp_avg"]],
+                [mine(square) for square in group["exp_avg_sq"]],
                 [],
                 group["step"],
                 lr=lr * group["lr_scale"],
@@ -176,7 +178,13 @@ class Optimizer:
     def step(self, lr: float) -> Tensor:
         """One update at rate `lr` (peak times schedule); the gradient norm before clipping."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
+        sharded = is_sharded(gradients[0])
+        gradients = [mine(gradient) for gradient in gradients]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if sharded:  # every process knows a part of the norm
+            squared = norm.square()
+            dist.all_reduce(squared)
+            norm = squared.sqrt()
         if self.config.clip > 0:
             torch._foreach_mul_(gradients, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
         for group, members in zip(self.muon, self._shapes, strict=True):
@@ -202,7 +210,7 @@ class Optimizer:
         for i, group in enumerate(self.muon):
             group.momentum.copy_(tensors[f"muon.{i}.momentum"])
         for name, value in self.adamw.state().items():
-            value.copy_(tensors[f"adamw.{name}"])
+            assign(value, tensors[f"adamw.{name}"])
 
 
 def _matrices(model: Transformer) -> Iterator[tuple[Tensor, int]]:

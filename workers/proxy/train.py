@@ -28,7 +28,7 @@ from torch import Tensor
 from workers.proxy import checkpoint
 from workers.proxy.config import Config, ConfigError, read_config, recipe_hash
 from workers.proxy.data import Batches, Corpus, Validation
-from workers.proxy.distributed import ALONE, Group, joined
+from workers.proxy.distributed import ALONE, Group, assign, joined, whole
 from workers.proxy.model import Transformer, costs
 from workers.proxy.optim import Optimizer, logit_scale
 from workers.proxy.probe import part_rms, probe
@@ -74,6 +74,10 @@ def train(
         config.optimizer.base_n_layers,
     )
     model.initialise(config.seed)
+    counted = costs(model)
+    sharded = config.parallel == "fsdp" and group.size > 1
+    if sharded:
+        group.shard(model, device)  # from the CPU, layer by layer: it need never fit the device
     model.to(device)
     optimizer = Optimizer(model, config.optimizer)
     identity = {
@@ -84,7 +88,7 @@ def train(
         "schedule": config.schedule.identity(),
     }
     first = restore(config, resume, identity, model, optimizer)
-    averaging = group.averaging(model, device)
+    averaging = model if sharded else group.averaging(model, device)
     forward: Callable[[Tensor], Tensor] = torch.compile(averaging) if config.compile else averaging
     autocast = (
         torch.autocast(device.type, dtype=torch.bfloat16)
@@ -92,7 +96,6 @@ def train(
         else contextlib.nullcontext()
     )
 
-    counted = costs(model)
     emit(
         "start",
         step=first,
@@ -107,10 +110,14 @@ def train(
     )
 
     def save(step: int, kind: str) -> None:
-        if not group.first:
+        if not (group.first or sharded):
             return
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer.state().items()}
+        if sharded:  # one at a time: all of them need not fit the device
+            tensors = {name: whole(value).cpu() for name, value in tensors.items()}
+        if not group.first:
+            return
         tensors["rng"] = torch.get_rng_state()
         try:
             written = checkpoint.write(out, step, kind, tensors, identity)
@@ -154,7 +161,7 @@ def train(
             penalty = config.optimizer.z_loss
             objective = loss + penalty * log_z.square().mean() if penalty else loss
         torch.autograd.backward(objective)
-        look = group.first and step % LOOK_EVERY == 0
+        look = group.first and not sharded and step % LOOK_EVERY == 0
         if look:
             telemetry.record_extra(step, signs(model, ids))
             before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -222,7 +229,7 @@ def restore(
                 *(key for key in ("tokenizer",) if key in about),
             )  # older ones lack it
             must_agree(path, about, identity, known)
-            model.load_state_dict(checkpoint.strip(tensors, "model"))
+            load_weights(model, checkpoint.strip(tensors, "model"))
             if config.init.momentum == "carry":
                 carry_momentum(path, tensors, optimizer)
             return 0
@@ -234,10 +241,16 @@ def restore(
             )
     else:
         return 0
-    model.load_state_dict(checkpoint.strip(tensors, "model"))
+    load_weights(model, checkpoint.strip(tensors, "model"))
     optimizer.load(checkpoint.strip(tensors, "optimizer"))
     torch.set_rng_state(tensors["rng"])
     return int(about["step"])
+
+
+def load_weights(model: Transformer, tensors: dict[str, Tensor]) -> None:
+    """Raises KeyError where the names differ; the identity was compared before."""
+    for name, value in model.state_dict().items():
+        assign(value, tensors[name])
 
 
 def carry_momentum(path: Path, tensors: dict[str, Tensor], optimizer: Optimizer) -> None:
@@ -289,14 +302,17 @@ def evaluate(
     for validation in validations:
         total = torch.zeros((), dtype=torch.float64, device=device)
         parts = torch.split(validation.ids, max(1, EVALUATION_TOKENS // config.model.seq_len))
-        for part in parts[group.rank :: group.size]:
-            ids = to_device(part, device)
+        rounds = -(-len(parts) // group.size)
+        for i in range(group.rank, rounds * group.size, group.size):
+            # as many forward passes everywhere, for shards are put together in each
+            ids = to_device(parts[i % len(parts)], device)
             with autocast:
                 logits = forward(ids[:, :-1])
             nll = F.cross_entropy(
                 logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
             )
-            total += nll.double().sum()
+            if i < len(parts):
+                total += nll.double().sum()
         loss = float(group.sum(total)) / validation.tokens
         if loss != loss or loss == float("inf"):
             continue  # a diverged run; its points say so

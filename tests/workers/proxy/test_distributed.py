@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.workers.proxy.conftest import ROOT, Trained
-from workers.proxy.config import ConfigError
+from workers.proxy.config import ConfigError, parse_config
 from workers.proxy.distributed import Group
 
 STEPS = 24
@@ -77,21 +77,47 @@ def test_two_processes_are_one(
     assert np.abs(losses(rest) - losses(one)[half:]).max() < SAME
 
 
-def test_stopped_as_one(
+def test_shards_are_one_model_and_stopped_as_one(
     make_config: Callable[..., dict[str, Any]], run: Callable[..., Trained], tmp_path: Path
 ) -> None:
-    """SIGTERM to the launcher: every process finishes the same step, and one checkpoint is left."""
-    config = make_config(schedule={"steps": 400}, evaluate={"tokens": 1024})
-    process = start(config, tmp_path / "two")
+    """FSDP goes on from the checkpoint of one process, with its losses. SIGTERM to the launcher:
+    every process finishes the same step, and leaves one checkpoint, which one process reads."""
+    config = make_config(
+        optimizer={"name": "adamw"},
+        schedule={"steps": 120},
+        evaluate={"at_steps": [8], "tokens": 1024},
+        checkpoint={"every_steps": 6},
+        parallel="fsdp",
+    )
+    begun = run({**config, "checkpoint": {}}, "begun", stop=True)
+    assert begun.end["step"] == 1
+    left = begun.checkpoint("resume", 1)["path"]
+    process = start(config, tmp_path / "two", "--resume", left)
     assert process.stdout is not None
-    lines = [process.stdout.readline()]
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        event = json.loads(line)
+        if event["event"] == "checkpoint" and event["step"] >= STEPS:
+            break
     process.send_signal(signal.SIGTERM)
     lines += process.communicate(timeout=60)[0].splitlines()
     two = Trained([json.loads(line) for line in lines])
     assert two.end["status"] == "stopped"
     done = two.end["step"]
-    assert [point[0] for point in two.points] == list(range(1, done + 1))
-    assert two.checkpoint("resume", done)
+    assert [point[0] for point in two.points] == list(range(2, done + 1))
+    written = Path(two.checkpoint("resume", done)["path"])
+    one = run(config, "one")
+    rest = run(config, "rest", resume=written)
+    assert two.losses[("email", 8)] == pytest.approx(one.losses[("email", 8)], abs=SAME)
+    few = min(done + STEPS, 120)
+    together = np.concatenate((losses(begun), losses(two), losses(rest)))
+    assert np.abs(together - losses(one))[:few].max() < SAME
+
+
+def test_muon_is_not_sharded(make_config: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match=r"Muon needs them whole; set optimizer\.name to 'adamw'"):
+        parse_config(make_config(parallel="fsdp"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
