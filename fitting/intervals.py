@@ -204,8 +204,9 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     judged = ~below & np.isfinite(error) & np.isfinite(variance)
     share = judged / np.maximum(judged.sum(axis=1, keepdims=True), 1)
     seen = paule_mandel(error, known, far, share)
-    pull = np.where(judged, error * far / known, 0.0).sum(axis=1)
-    grip = np.where(judged, far**2 / known, 0.0).sum(axis=1)
+    with np.errstate(all="ignore"):  # where it was not judged the quotient is not read
+        pull = np.where(judged, error * far / known, 0.0).sum(axis=1)
+        grip = np.where(judged, far**2 / known, 0.0).sum(axis=1)
     slope = pull / np.maximum(grip, 1e-300)
     bias = float(pull.sum() / max(float(grip.sum()), 1e-300))
     span = float(x.max() - cuts[0])
