@@ -280,7 +280,7 @@ def paule_mandel(error: Floats, known: Floats, far: Floats, share: Floats) -> fl
     """The drift for which the mean of error^2 / (known + drift^2 far^2) is one; 0 if it is below
     one without any. Each ratio counts at most 9: one diverged run is not a drift."""
     e2 = np.where(share > 0, error, 0.0) ** 2
-    v = np.where(share > 0, known, 1.0)
+    v = np.maximum(np.where(share > 0, known, 1.0), 1e-300)  # exact losses have no variance
     origins = max(int((share.sum(axis=1) > 0).sum()), 1)
 
     def mean(drift: float) -> float:

@@ -138,7 +138,8 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
     value = np.asarray(fit.law.evaluate(x, fit.values), dtype=float)
     low, high = _quantiles(fit, x, value, chosen)
     below, above = fit.calibration.sides(low, high, decades_beyond(fit, x), chosen)
-    lower, upper = value * np.exp(-below), value * np.exp(above)
+    with np.errstate(over="ignore", invalid="ignore"):  # far beyond the data an end may be open
+        lower, upper = value * np.exp(-below), value * np.exp(above)
     reach = {k: v / fit.data.inputs[k][1] for k, v in x.items()}
     said = tuple(warnings_of(fit, x))
     return Prediction(value, lower, upper, reach, x, chosen, fit.loss_unit, fit.law.name, said)
