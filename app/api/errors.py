@@ -13,7 +13,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -192,6 +192,18 @@ def install(app: FastAPI) -> None:
             "The database does not answer.",
             kind="unavailable",
             hint="Try again in a moment; `scalewright db status` says what is wrong.",
+        )
+
+    @app.exception_handler(DataError)
+    def data(request: Request, error: DataError) -> JSONResponse:
+        """A NUL in the address: bodies are looked through before, this has come with a query."""
+        if "NUL" not in str(error.orig):
+            return unexpected(request, error)
+        return problem(
+            *STATUS["invalid"],
+            "A text of the request holds a NUL character, which no text of ours has.",
+            kind="invalid",
+            hint="Leave it out of the address.",
         )
 
     @app.exception_handler(DBAPIError)

@@ -182,3 +182,11 @@ def test_the_documentation_asks_no_other_machine(client: TestClient) -> None:
         page = client.get(path)
         assert page.status_code == 200
         assert "https://" not in page.text.replace("https://fonts", "https://fonts"), path
+
+
+@pytest.mark.parametrize("name", ["law", "project"])
+def test_a_nul_in_the_address_is_refused(client: TestClient, name: str) -> None:
+    refused = client.get("/v1/fits", params={name: "a\x00b"})
+    assert refused.status_code == 422
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "NUL" in refused.json()["detail"]
