@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.services import fits, paging, projects
-from app.services.errors import ServiceError, not_found
+from app.services import fits, fitted, paging
+from app.services.errors import ServiceError
 from app.services.link_sets import LinkSet, OpenSet, named_apart, open_set, same_unit
 from app.storage import fitted as storage
-from app.storage.errors import NotFound
 from app.storage.fitted import Stored
 from fitting import FittingError, Prediction
 from fitting.loss_to_loss import Link, LinkPrediction, Pairs, fit_link, pair
@@ -101,9 +100,9 @@ def create(connection: Connection, request: LinkRequest) -> StoredLink:
     sets = open_sets(connection, request)
     kind = request.kind or kind_of(sets[0], sets[1])
     pairs = _paired(sets, request.pairing)
-    fitted, held = split_at(pairs, request.hold_out)
+    used, held = split_at(pairs, request.hold_out)
     link = fit_link(
-        fitted,
+        used,
         kind,
         method=request.method,
         E0=request.E0,
@@ -120,9 +119,9 @@ def create(connection: Connection, request: LinkRequest) -> StoredLink:
         {
             **link.to_dict(),
             "sets": [_described(one) for one in sets],
-            "pairs": rows_of(fitted),
+            "pairs": rows_of(used),
             "held_out": None if held is None else judged(link, held, request.hold_out),
-            "transitivity": transitivity(fitted, link),
+            "transitivity": transitivity(used, link),
             "left_out": [row for one in sets for row in one.left_out],
         }
     )
@@ -142,7 +141,7 @@ def create(connection: Connection, request: LinkRequest) -> StoredLink:
 
 
 def get(connection: Connection, link_id: int, *, draws: bool = False) -> StoredLink:
-    return _shown(_stored(connection, link_id), draws=draws)
+    return _shown(fitted.get(connection, RESOURCE, link_id), draws=draws)
 
 
 def page(
@@ -154,20 +153,20 @@ def page(
     limit: int = paging.DEFAULT_LIMIT,
 ) -> paging.Page[StoredLink]:
     """Newest first, without draws."""
-    found = storage.page(
+    return fitted.page_as(
         connection,
         RESOURCE,
-        project_id=None if project is None else projects.resolve(connection, project).id,
+        lambda one: _shown(one, draws=False),
+        project=project,
         kind=kind,
-        after=paging.after_of(cursor),
+        cursor=cursor,
         limit=limit,
     )
-    return paging.page_of(found, lambda one: _shown(one, draws=False))
 
 
 def load(connection: Connection, link_id: int) -> Link:
     """The link itself, with its draws: what predicts and translates."""
-    return link_of(_stored(connection, link_id).document)
+    return link_of(fitted.get(connection, RESOURCE, link_id).document)
 
 
 def link_of(document: Mapping[str, Any]) -> Link:
@@ -186,7 +185,7 @@ def predict(
 ) -> tuple[LinkPrediction, list[dict[str, str]]]:
     """The target's losses with their intervals, and what is to be said beside the link's own
     warnings. A source loss from a fit is a forecast: its interval goes in."""
-    stored = _stored(connection, link_id)
+    stored = fitted.get(connection, RESOURCE, link_id)
     link = link_of(stored.document)
     if (asked.loss is None) == (asked.fit is None):
         raise ServiceError(
@@ -260,18 +259,18 @@ def split_at(pairs: Pairs, flops: float | None) -> tuple[Pairs, Pairs | None]:
     if flops is None:
         return pairs, None
     below = pairs.compute <= flops * (1 + 1e-9)
-    fitted, held = pairs.select(below), pairs.select(~below)
-    if fitted.n_pairs < 3 or not held.n_pairs:
+    used, held = pairs.select(below), pairs.select(~below)
+    if used.n_pairs < 3 or not held.n_pairs:
         raise ServiceError(
             "not_enough_data",
-            f"{fitted.n_pairs} of {pairs.n_pairs} pairs have at most {flops:.4g} FLOPs: at least "
+            f"{used.n_pairs} of {pairs.n_pairs} pairs have at most {flops:.4g} FLOPs: at least "
             "3 are to be fitted and 1 held out.",
             f"Choose a cut between {pairs.compute[pairs.paired].min():.4g} and "
             f"{pairs.compute[pairs.paired].max():.4g}.",
             column="hold_out_above_flops",
             value=flops,
         )
-    return fitted, held
+    return used, held
 
 
 def rows_of(pairs: Pairs) -> list[dict[str, Any]]:
@@ -489,13 +488,6 @@ def _forecast(
     if "N" in found.inputs and "D" in found.inputs:
         flops = (6.0 * found.inputs["N"] * found.inputs["D"]).tolist()
     return found, flops, notes
-
-
-def _stored(connection: Connection, link_id: int) -> Stored:
-    try:
-        return storage.get(connection, RESOURCE, link_id)
-    except NotFound:
-        raise not_found("link", link_id) from None
 
 
 def _shown(stored: Stored, *, draws: bool) -> StoredLink:

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.services import fits, links, paging, projects
-from app.services.errors import ServiceError, not_found
+from app.services import fits, fitted, links, paging, projects
+from app.services.errors import ServiceError
 from app.services.links import SourceLoss
 from app.storage import fitted as storage
-from app.storage.errors import NotFound
 from app.storage.fitted import Stored
 from fitting.tasks import TaskFit, TaskPrediction, fit_task
 from fitting.tasks.fit_task import AUTO, grade_of
@@ -130,7 +129,7 @@ def create(connection: Connection, request: TaskRequest) -> StoredTask:
 
 
 def get(connection: Connection, task_id: int, *, draws: bool = False) -> StoredTask:
-    return _shown(_stored(connection, task_id), draws=draws)
+    return _shown(fitted.get(connection, RESOURCE, task_id), draws=draws)
 
 
 def page(
@@ -141,14 +140,14 @@ def page(
     limit: int = paging.DEFAULT_LIMIT,
 ) -> paging.Page[StoredTask]:
     """Newest first, without draws."""
-    found = storage.page(
+    return fitted.page_as(
         connection,
         RESOURCE,
-        project_id=None if project is None else projects.resolve(connection, project).id,
-        after=paging.after_of(cursor),
+        lambda one: _shown(one, draws=False),
+        project=project,
+        cursor=cursor,
         limit=limit,
     )
-    return paging.page_of(found, lambda one: _shown(one, draws=False))
 
 
 def task_of(document: Mapping[str, Any]) -> TaskFit:
@@ -163,7 +162,7 @@ def predict(
     asked: of the task's own loss, or, through_link, of the loss that the task's link starts from.
     A loss from a fit is a forecast of the task's own loss unless it goes through the link.
     """
-    stored = _stored(connection, task_id)
+    stored = fitted.get(connection, RESOURCE, task_id)
     task = task_of(stored.document)
     step = stored.document.get("link")
     if through_link:
@@ -236,13 +235,6 @@ def _step(link: links.StoredLink, unit: str) -> dict[str, Any]:
         "n_pairs": document["n_pairs"],
         "grade": "D" if r2 is None else grade_of(r2, document["n_pairs"], LINK_PARAMS),
     }
-
-
-def _stored(connection: Connection, task_id: int) -> Stored:
-    try:
-        return storage.get(connection, RESOURCE, task_id)
-    except NotFound:
-        raise not_found("task", task_id) from None
 
 
 def _shown(stored: Stored, *, draws: bool) -> StoredTask:

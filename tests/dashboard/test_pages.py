@@ -18,7 +18,10 @@ from fitting.law import Input, Law, Param
 from fitting.links import LOG
 from tests.dashboard.seeded import Seeded
 
-PAGES = ("/", "/runs", "/fits", "/predict", "/curves", "/time", "/forecasts", "/laws", "/compare")
+PAGES = (
+    "/", "/runs", "/fits", "/links", "/predict", "/curves", "/cpt", "/time", "/forecasts", "/laws",
+    "/compare",
+)  # fmt: skip
 
 
 def page(pages: TestClient, address: str, status: int = 200) -> str:
