@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--drain",
         "--once",
         action="store_true",
-        help="leave when the queues are empty and nothing is being done",
+        help="leave when nothing is queued and no run is being trained",
     )
     parser.add_argument(
         "--reaper", action="store_true", help="train nothing; only take back what dead workers held"

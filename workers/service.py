@@ -25,6 +25,7 @@ from app.settings import Settings
 from app.storage.engine import KEEPALIVE
 from app.storage.listen import dsn
 from app.storage.queue import depth
+from app.storage.reaping import running
 from workers.attempt import Station
 from workers.reaper import Reaper
 from workers.tasks import JOBS_QUEUE, TRAIN_QUEUE, app
@@ -136,7 +137,7 @@ async def serve(
     drain: bool = False,
     reap: bool = True,
 ) -> None:
-    """Work until SIGTERM or SIGINT; with `drain`, until no delivery is open.
+    """Work until SIGTERM or SIGINT; with `drain`, until nothing is left to do.
 
     The first signal lets every run write a checkpoint and gives it back; a second one, a second or
     more later, ends this process at once (the trainers die with it, and the leases run out).
@@ -218,21 +219,24 @@ async def _run(worker: SturdyWorker, ended: asyncio.Event) -> None:
 async def _stop_when_drained(
     station: Station, queues: Sequence[str], workers: Sequence[SturdyWorker]
 ) -> None:
-    """Stop once no delivery is open: then no run here can bring new ones either."""
+    """Stop once no delivery is open and no run is being trained: then nothing can bring new ones.
 
-    def open_deliveries() -> int:
+    A run without a delivery is one whose worker died and whose lease still runs: it comes back.
+    """
+
+    def left_to_do() -> int:
         with station.engine.connect() as connection:
-            counted = depth(connection)
-        return sum(
-            count
-            for (queue, status), count in counted.items()
-            if queue in queues and status in ("todo", "doing")
-        )
+            deliveries = sum(
+                count
+                for (queue, status), count in depth(connection).items()
+                if queue in queues and status in ("todo", "doing")
+            )
+            return deliveries + (running(connection) if TRAIN_QUEUE in queues else 0)
 
     while True:
         await asyncio.sleep(DRAIN_LOOK_SECONDS)
         try:
-            left = await asyncio.to_thread(open_deliveries)
+            left = await asyncio.to_thread(left_to_do)
         except DBAPIError:
             continue
         if not left:

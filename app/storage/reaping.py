@@ -50,6 +50,11 @@ def redeliver(connection: Connection, timeout_seconds: float) -> int:
     return int(connection.scalar(text(statement), {"timeout": timeout_seconds}) or 0)
 
 
+def running(connection: Connection) -> int:
+    """How many runs are held by a worker, dead or alive."""
+    return int(connection.scalar(text("select count(*) from runs where status = 'running'")) or 0)
+
+
 def undelivered(connection: Connection) -> list[int]:
     """Queued runs that no open delivery names; each is to be deferred."""
     statement = """

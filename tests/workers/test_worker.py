@@ -253,6 +253,17 @@ def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturb
     assert lab.curve(stopped) == undisturbed
 
 
+def test_a_draining_worker_waits_for_the_lease_of_a_dead_one(lab):
+    schedule = {"kind": "constant", "steps": 20}
+    run_id = lab.submit("orphan", config(lab.corpus, schedule=schedule))
+    with lab.engine.begin() as connection:  # claimed by a worker that died before its delivery did
+        assert recording.claim_run(connection, run_id, "dead", lease_seconds=60) == 1
+        connection.execute(text("delete from procrastinate_jobs"))
+    with lab.worker("--drain") as worker:
+        assert worker.wait(180) == 0
+    assert (lab.run(run_id).status, lab.run(run_id).attempt) == ("finished", 2)
+
+
 def test_a_job_is_done(lab):
     """A fit of made-up runs, as a job of the queue."""
     from app.services import jobs
