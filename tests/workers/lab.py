@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def train_alone(folder: Path, configuration: Mapping[str, Any]) -> list[dict[str
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def points_of(lines: list[dict[str, Any]]) -> list[tuple[int, float, float, float]]:
+def points_of(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, float, float, float]]:
     points = [line["points"] for line in lines if line["event"] == "points"]
     return [tuple(point) for batch in points for point in batch]  # type: ignore[misc]
 
@@ -128,6 +129,38 @@ class WorkerProcess:
         if self.alive:
             self._process.kill()
         self._process.wait()
+
+
+class ApiProcess:
+    """`scalewright serve` of its own process; its log is the lab's `api.log`."""
+
+    def __init__(self, lab: "Lab", port: int) -> None:
+        with (lab.folder / "api.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+                cwd=HOME,
+                env={**lab.env, "SCALEWRIGHT_CORPUS_DIR": str(lab.corpus.parent)},
+                stdout=log,
+                stderr=log,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self) -> None:
+        self._process.wait(60)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Lab:

@@ -6,11 +6,9 @@ As in test_faults.py, every curve must come out as if nothing had been.
 import contextlib
 import os
 import shutil
-import socket
 import stat
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,22 +20,15 @@ import pytest
 from app.settings import Settings
 from app.storage import embedded, migrate
 from app.storage.engine import make_engine
-from tests.workers.lab import HOME, STEPS, Lab, config
+from tests.workers.lab import STEPS, ApiProcess, Lab, config, free_port
 
 pytestmark = pytest.mark.faults
 
 
 @contextlib.contextmanager
-def api(lab: Lab, port: int) -> Iterator[tuple[httpx2.Client, subprocess.Popen[bytes]]]:
+def api(lab: Lab, port: int) -> Iterator[tuple[httpx2.Client, ApiProcess]]:
     """A server of its own process, once it answers."""
-    with (lab.folder / "api.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
-            cwd=HOME,
-            env={**lab.env, "SCALEWRIGHT_CORPUS_DIR": str(lab.corpus.parent)},
-            stdout=log,
-            stderr=log,
-        )
+    process = ApiProcess(lab, port)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             deadline = time.monotonic() + 90
@@ -45,18 +36,15 @@ def api(lab: Lab, port: int) -> Iterator[tuple[httpx2.Client, subprocess.Popen[b
                 with contextlib.suppress(httpx2.TransportError):
                     client.get("/v1/projects")
                     break
-                assert process.poll() is None and time.monotonic() < deadline
+                assert process.alive and time.monotonic() < deadline
                 time.sleep(0.1)
             yield client, process
     finally:
-        process.kill()
-        process.wait()
+        process.end()
 
 
 def test_the_api_is_killed_and_runs_go_on(lab, undisturbed):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     wanted = config(lab.corpus)
     body = {
         "project": "lab",
@@ -77,8 +65,7 @@ def test_the_api_is_killed_and_runs_go_on(lab, undisturbed):
         run_id = made.json()["id"]
         with lab.worker("--concurrency", "1", "--drain") as worker:
             lab.wait(run_id, lambda run: run.step >= STEPS // 4)
-            process.kill()
-            process.wait()
+            process.end()
             assert worker.wait(180) == 0
     with api(lab, port) as (client, _):
         again = client.post("/v1/runs", json=body, headers=once)
