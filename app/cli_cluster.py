@@ -19,6 +19,12 @@ cluster = typer.Typer(no_args_is_help=True, help="Workers on a cluster: slurm.")
 def slurm(
     array: Annotated[int, typer.Option(help="How many workers.")] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs of each worker.")] = 0,
+    gpus_per_run: Annotated[
+        int, typer.Option(help="Of these, how many each run has at once, for runs of several.")
+    ] = 1,
+    runs_per_gpu: Annotated[
+        int | None, typer.Option(help="How many small runs share each GPU.")
+    ] = None,
     cpus: Annotated[int, typer.Option(help="Cores of each worker.")] = 1,
     concurrency: Annotated[
         int | None,
@@ -96,6 +102,8 @@ def slurm(
     job = service.WorkerArray(
         array=array,
         gpus=gpus,
+        gpus_per_run=gpus_per_run,
+        runs_per_gpu=runs_per_gpu,
         cpus=cpus,
         concurrency=concurrency,
         at_once=at_once,

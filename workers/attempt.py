@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from app.settings import Settings
 from app.storage import checkpoints, recording, runs
+from app.storage import queue as queue_storage
 from app.storage.checkpoints import Checkpoint
 from app.storage.runs import Run
 from workers.lifecycle import Close, Event, Phase, Policy, started, unstarted
@@ -29,7 +30,9 @@ from workers.upload import Uploader, discard
 log = structlog.get_logger()
 
 TRAINER = (sys.executable, "-m", "workers.proxy.train")
+LAUNCHER = (sys.executable, "-m", "workers.proxy.launch")  # of a run in several processes
 JOIN_SECONDS = 5.0
+LARGER_SECONDS = 10.0  # until a run that is too large for one worker is offered again
 HOME = Path(__file__).resolve().parent.parent  # where `-m workers.proxy.train` is found
 
 
@@ -46,10 +49,12 @@ class Station:
     name: str
     policy: Policy
     stopping: threading.Event
-    gpus: "queue.SimpleQueue[str] | None" = None
+    gpus: "queue.SimpleQueue[str] | None" = None  # the GPUs of a slot, as CUDA_VISIBLE_DEVICES
+    gpus_per_run: int = 1
     trainer: Sequence[str] = TRAINER
     store: Store | None = None  # where checkpoints are shared, if not in the checkpoint folder
     busy: set[int] = field(default_factory=set)  # ids of the runs that are being trained here
+    too_large: set[int] = field(default_factory=set)  # and of those left to larger workers
 
     @property
     def flush_seconds(self) -> float:
@@ -86,7 +91,17 @@ def train(station: Station, run_id: int) -> str:
     """
     lease_seconds = station.settings.worker_timeout_seconds
     with station.engine.begin() as connection:
-        taken = claim(connection, run_id, station.name, lease_seconds)
+        with connection.begin_nested() as attempted:
+            taken = claim(connection, run_id, station.name, lease_seconds)
+            wanted = 0 if taken is None else gpus_wanted(taken.run.config)
+            if wanted > station.gpus_per_run:
+                attempted.rollback()
+        if wanted > station.gpus_per_run:
+            station.too_large.add(run_id)
+            why = f"waits for a worker with {wanted} GPUs a run (--gpus-per-run {wanted})"
+            recording.explain_wait(connection, run_id, why)
+            queue_storage.defer_train(connection, run_id, schedule_in=LARGER_SECONDS)
+            return "left to a larger worker"
     if taken is None:
         return "not to be had"
     gpu = station.gpus.get() if station.gpus is not None else None
@@ -120,14 +135,17 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
         config = complete_config(run, taken.start, station.store, cache)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1))
-        command = [*station.trainer, str(folder / "config.json"), "--out", str(folder)]
+        processes = count(config, "processes")
+        several = processes > 1 and tuple(station.trainer) == TRAINER
+        trainer_command = (*LAUNCHER, str(processes)) if several else station.trainer
+        command = [*trainer_command, str(folder / "config.json"), "--out", str(folder)]
         if resume is not None:
             command += ["--resume", resume.path]
         env = child_environment(
             os.environ,
-            threads=int(config.get("threads", 1)),
+            threads=count(config, "threads"),
             device=str(config.get("device", "cpu")),
-            gpu=gpu,
+            gpu=gpu and ",".join(gpu.split(",")[:processes]),
         )
         trainer = Trainer(command, env=env, cwd=HOME)
     except (Unstartable, OSError) as error:
@@ -204,6 +222,21 @@ def complete_config(
             "(SCALEWRIGHT_CHECKPOINT_STORE)"
         )
     return {**config, "init": {"kind": run.kind, **init, "checkpoint": here.path}}
+
+
+def count(config: Mapping[str, Any], key: str) -> int:
+    """A number of the configuration that is at least 1, and 1 if it is left out."""
+    value = config.get(key, 1)
+    if not isinstance(value, int) or value < 1:
+        raise Unstartable(f"{key} is {value!r}; it must be a number of at least 1")
+    return value
+
+
+def gpus_wanted(config: Mapping[str, Any]) -> int:
+    """GPUs that a run needs at once: one for each process; none on a CPU."""
+    processes = config.get("processes", 1)
+    on_gpu = str(config.get("device", "cpu")).startswith("cuda")
+    return processes if on_gpu and isinstance(processes, int) else 0
 
 
 def newest_whole(left: Sequence[Checkpoint], store: Store | None, cache: Path) -> Checkpoint | None:

@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.storage.engine import KEEPALIVE
 from app.storage.listen import dsn
 from app.storage.queue import depth
-from app.storage.reaping import running
+from app.storage.reaping import open_among, running
 from workers.attempt import Station
 from workers.reaper import Reaper
 from workers.tasks import JOBS_QUEUE, TRAIN_QUEUE, app
@@ -222,6 +222,7 @@ async def _stop_when_drained(
     """Stop once no delivery is open and no run is being trained: then nothing can bring new ones.
 
     A run without a delivery is one whose worker died and whose lease still runs: it comes back.
+    Runs that want more GPUs than this worker has for one are not waited for.
     """
 
     def left_to_do() -> int:
@@ -231,7 +232,10 @@ async def _stop_when_drained(
                 for (queue, status), count in depth(connection).items()
                 if queue in queues and status in ("todo", "doing")
             )
-            return deliveries + (running(connection) if TRAIN_QUEUE in queues else 0)
+            if TRAIN_QUEUE not in queues:
+                return deliveries
+            others = open_among(connection, station.too_large) if station.too_large else 0
+            return deliveries + running(connection) - others
 
     while True:
         await asyncio.sleep(DRAIN_LOOK_SECONDS)

@@ -42,6 +42,7 @@ class WorkerArray:
 
     array           workers, each a task of its own
     gpus            GPUs of each; 0: none is asked for
+    gpus_per_run    of these, for each run at once; runs_per_gpu: runs that share each
     cpus            cores of each
     grace_seconds   between SIGTERM and the end: for a checkpoint, and to give the run back
     log_dir         one file a task; must exist on every node
@@ -55,6 +56,8 @@ class WorkerArray:
     log_dir: Path
     python: Path
     gpus: int = 0
+    gpus_per_run: int = 1
+    runs_per_gpu: int | None = None
     cpus: int = 1
     concurrency: int | None = None
     at_once: int | None = None
@@ -69,15 +72,24 @@ class WorkerArray:
         for name, number, least, most in (
             ("--array", self.array, 1, 10_000),
             ("--gpus", self.gpus, 0, 64),
+            ("--gpus-per-run", self.gpus_per_run, 1, max(1, self.gpus)),
+            ("--runs-per-gpu", self.runs_per_gpu, 1, 64 if self.gpus else 0),
             ("--cpus", self.cpus, 1, 4096),
             ("--concurrency", self.concurrency, 1, 4096),
             ("--at-once", self.at_once, 1, 10_000),
             ("--grace", self.grace_seconds, SHORTEST_GRACE_SECONDS, 65_535),
         ):
             if number is not None and not least <= number <= most:
-                raise ServiceError(
-                    "invalid", f"{name} is {number}.", f"It must be between {least} and {most}."
-                )
+                accepted = f"It must be between {least} and {most}."
+                if most < least:
+                    accepted = "It needs GPUs: add --gpus."
+                raise ServiceError("invalid", f"{name} is {number}.", accepted)
+        if self.gpus_per_run > 1 and self.runs_per_gpu is not None:
+            raise ServiceError(
+                "invalid",
+                "--gpus-per-run is for large runs and --runs-per-gpu for small ones.",
+                "Give one of them.",
+            )
         _accept("--job-name", self.job_name, _NAME)
         _accept("--log-dir", str(self.log_dir), _PATH)
         _accept("--python", str(self.python), _PATH)
@@ -97,6 +109,10 @@ class WorkerArray:
         concurrency = self.concurrency or (None if self.gpus else self.cpus)
         if concurrency is not None:
             command += ["--concurrency", str(concurrency)]
+        if self.gpus_per_run > 1:
+            command += ["--gpus-per-run", str(self.gpus_per_run)]
+        if self.runs_per_gpu is not None:
+            command += ["--runs-per-gpu", str(self.runs_per_gpu)]
         if self.drain:
             command += ["--drain"]
         return command

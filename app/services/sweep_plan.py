@@ -377,6 +377,8 @@ def trainer_config(
         "threads": int(spec.get("threads", 1)),
         "dtype": spec.get("dtype", "float32"),
         "compile": bool(spec.get("compile", False)),
+        "processes": int(spec.get("processes", 1)),
+        "parallel": spec.get("parallel", "ddp"),
         "evaluate": {
             "at_steps": sorted({*at_steps, *schedule.get("periods", ()), last})
             if cooled

@@ -4,6 +4,8 @@ The lease in `runs` is the truth about a run; a row of procrastinate's queue is 
 So a lost delivery is repeated whenever a queued run has none, and a repeated one does no harm.
 """
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, text
 
 from app.storage.queue import TRAIN_TASK
@@ -53,6 +55,17 @@ def redeliver(connection: Connection, timeout_seconds: float) -> int:
 def running(connection: Connection) -> int:
     """How many runs are held by a worker, dead or alive."""
     return int(connection.scalar(text("select count(*) from runs where status = 'running'")) or 0)
+
+
+def open_among(connection: Connection, run_ids: Collection[int]) -> int:
+    """How many of these runs are held by a worker, and how many open deliveries name them."""
+    statement = """
+        select (select count(*) from runs where id = any(:ids) and status = 'running')
+            + (select count(*) from procrastinate_jobs where task_name = :task
+                and status in ('todo', 'doing') and cast(args ->> 'run_id' as bigint) = any(:ids))
+    """
+    parameters = {"ids": sorted(run_ids), "task": TRAIN_TASK}
+    return int(connection.scalar(text(statement), parameters) or 0)
 
 
 def undelivered(connection: Connection) -> list[int]:

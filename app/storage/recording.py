@@ -416,6 +416,12 @@ def fail_run(
     return _end(connection, run_id, attempt, status, message, failures=1)
 
 
+def explain_wait(connection: Connection, run_id: int, message: str) -> None:
+    """Say beside a queued run why nobody trains it; whoever claims it clears that."""
+    statement = "update runs set message = :message where id = :run_id and status = 'queued'"
+    connection.execute(text(statement), {"run_id": run_id, "message": message})
+
+
 def release_run(connection: Connection, run_id: int, attempt: int, message: str = "") -> str | None:
     """The attempt stopped in good order, because it was asked to or its worker shuts down.
 

@@ -70,6 +70,20 @@ def test_the_script_says_what_was_asked_for_and_no_secret(monkeypatch, tmp_path)
     assert f"export SCALEWRIGHT_CHECKPOINT_DIR={tmp_path}/checkpoints" in text
 
 
+def test_gpus_are_shared_out_as_the_worker_does_it(monkeypatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    text = dry_run("--gpus", "4", "--gpus-per-run", "4")
+    assert "#SBATCH --gpus=4" in text and "-m workers --gpus-per-run 4 --drain &" in text
+    assert "-m workers --runs-per-gpu 3 --drain &" in dry_run("--gpus", "1", "--runs-per-gpu", "3")
+    for wrong in (
+        ("--gpus", "2", "--gpus-per-run", "4"),
+        ("--runs-per-gpu", "2"),
+        ("--gpus", "2", "--gpus-per-run", "2", "--runs-per-gpu", "2"),
+    ):
+        said = refusal(slurm("--dry-run", *wrong).exception)
+        assert said is not None and wrong[-2] in said["message"], wrong
+
+
 def test_without_a_database_that_nodes_can_reach_it_is_refused(monkeypatch) -> None:
     said = refusal(slurm("--dry-run").exception)
     assert said is not None and "DATABASE_URL" in said["hint"]

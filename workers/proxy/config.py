@@ -209,7 +209,8 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """`parallel` matters to several processes alone: ddp, each holds all; fsdp, each a shard."""
+    """`processes` is how many a worker starts for the run (launch.py). `parallel` matters to
+    several alone: ddp, each holds all of the model; fsdp, each a shard."""
 
     model: ModelConfig
     data: DataConfig
@@ -222,6 +223,7 @@ class Config:
     dtype: str = "float32"
     compile: bool = False
     deterministic: bool = False
+    processes: int = 1
     parallel: str = "ddp"
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -235,6 +237,11 @@ class Config:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is {self.dtype!r}; known: float32, bfloat16")
+        if self.processes < 1 or self.batch_sequences % self.processes:
+            raise ConfigError(
+                f"processes is {self.processes}, which cannot share the {self.batch_sequences} "
+                "sequences of a step equally; choose a batch that is a multiple, or fewer processes"
+            )
         if self.parallel not in PARALLEL:
             raise ConfigError(f"parallel is {self.parallel!r}; known: {', '.join(PARALLEL)}")
         if self.parallel == "fsdp" and self.optimizer.name == "muon":

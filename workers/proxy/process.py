@@ -38,7 +38,9 @@ def die_with_parent() -> None:
     """End this process, at once, when the process that started it is gone (Linux).
 
     The kernel sends the signal when the *thread* that started us ends, which may be only a thread
-    of a pool; so the handler looks whether the parent process itself has changed.
+    of a pool; so the handler looks whether the parent process itself has changed. torchrun starts
+    processes from its main thread, and then the kernel ends them itself: they may be waiting for
+    each other where no handler runs.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -49,7 +51,8 @@ def die_with_parent() -> None:
             os._exit(1)
 
     signal.signal(signal.SIGUSR2, look)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2)
+    at_death = signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGUSR2
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, at_death)
     if os.getppid() != parent:  # it died while we were asking
         os._exit(1)
 

@@ -147,6 +147,12 @@ class SweepIn(Request):
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(default=1, ge=1, le=1024)
     compile: bool = False
+    processes: int = Field(
+        default=1, ge=1, le=1024, description="That train one run together, each on its own GPU."
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="Each process holds all of the model, or (AdamW) a shard of it."
+    )
     checkpoint_every_steps: int = Field(default=500, ge=0, le=10**9)
 
     def spec(self) -> dict[str, Any]:
