@@ -40,7 +40,7 @@ class Split:
                     f"{folder / shard['file']} holds {len(array)} tokens and its manifest says "
                     f"{shard['tokens']}: build the corpus again"
                 )
-            self._shards.append(array)
+            self._shards.append(np.asarray(array))  # still mapped; a memmap's slices are slow
         self.tokens = sum(len(shard) for shard in self._shards)
         windows = [max(0, len(shard) - 1) // seq_len for shard in self._shards]
         self._first = np.concatenate(([0], np.cumsum(windows))).astype(np.int64)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.proxy import fused
 from workers.proxy.config import ModelConfig
 
 ROPE_BASE = 10_000.0  # Su et al. 2021 (arXiv 2104.09864); longer contexts than 4k want more
@@ -77,14 +78,21 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the stream, `residual_scale` times."""
+    """Attention and MLP, each added to the stream, `residual_scale` times.
 
-    def __init__(self, config: ModelConfig, residual_scale: float) -> None:
+    Where it is to `fuse`, the stream and the rotary tables lie positions last; see fused.py.
+    """
+
+    def __init__(self, config: ModelConfig, residual_scale: float, fuse: bool) -> None:
         super().__init__()
         self.attention, self.mlp = Attention(config), Mlp(config)
-        self.residual_scale = residual_scale
+        self.residual_scale, self.fuse = residual_scale, fuse
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if self.fuse:
+            part, scale = self.attention, self.residual_scale
+            x = fused.attend(x, part.qkv.weight, part.qk_gain, part.out.weight, cos, sin, scale)
+            return fused.gated_mlp(x, self.mlp.up.weight, self.mlp.down.weight, scale)
         if self.residual_scale == 1.0:  # a multiplication less
             x = x + self.attention(rms_norm(x), cos, sin)
             out: Tensor = x + self.mlp(rms_norm(x))
@@ -100,18 +108,28 @@ class Transformer(nn.Module):
     `base_layers` is the depth at which rates were tuned: what a layer adds to the stream is
     multiplied by base_layers / n_layers, and weights start as they would at that depth (CompleteP,
     Dey et al. 2025, arXiv 2505.01618, alpha = 1). 0 leaves depth alone.
+
+    With `targets`, (loss, log Z) of every position instead: nats a token, and the log of the
+    softmax's normaliser. `fuse` has them computed by fused.py, where that suits; all
+    else is the formulas written here.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: ModelConfig, logit_scale: float = 1.0, base_layers: int = 0) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        logit_scale: float = 1.0,
+        base_layers: int = 0,
+        fuse: bool = False,
+    ) -> None:
         super().__init__()
-        self.config, self.logit_scale = config, logit_scale
+        self.config, self.logit_scale, self.fuse = config, logit_scale, fuse
         self.init_layers = base_layers or config.n_layers
         self.residual_scale = self.init_layers / config.n_layers
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = [Block(config, self.residual_scale) for _ in range(config.n_layers)]
+        self.layers = [Block(config, self.residual_scale, fuse) for _ in range(config.n_layers)]
         self.blocks = nn.ModuleList(self.layers)  # registers them; the list keeps their type
         self.head = None
         if not config.tied:
@@ -146,15 +164,31 @@ class Transformer(nn.Module):
         if self.head is not None:
             self.head.weight.zero_()
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         length = ids.shape[1]
-        # one axis for (queries, keys) and one for the heads between position and head dimension
-        cos, sin = self.cos[:length, None, None], self.sin[:length, None, None]
-        x = rms_norm(self.embedding(ids))
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        if self.fuse:
+            cos, sin = (table[:length].t().unsqueeze(1) for table in (self.cos, self.sin))
+            x = fused.embed(self.embedding.weight, ids)
+        else:
+            # an axis for (queries, keys) and one for the heads between position and head dimension
+            cos, sin = (table[:length, None, None] for table in (self.cos, self.sin))
+            x = rms_norm(self.embedding(ids))
         for block in self.layers:
             x = block(x, cos, sin)
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(rms_norm(x) * self.logit_scale, weight)
+        if self.fuse:
+            if targets is not None:
+                return fused.head(x, weight, targets, self.logit_scale)
+            x = x.permute(1, 2, 0)
+        logits = F.linear(rms_norm(x) * self.logit_scale, weight)
+        return logits if targets is None else token_losses(logits, targets)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss in nats, and the log of the normaliser, of every token: two of (tokens,)."""
+    logits = logits.float().flatten(0, 1)
+    log_z = torch.logsumexp(logits, dim=-1)
+    return log_z - logits.gather(1, targets.reshape(-1, 1)).squeeze(1), log_z
 
 
 def rotary_table(length: int, head_dim: int) -> tuple[Tensor, Tensor]:

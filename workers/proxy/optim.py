@@ -175,23 +175,25 @@ class Optimizer:
             self._shapes.append(members)
 
     @torch.no_grad()
-    def step(self, lr: float) -> Tensor:
-        """One update at rate `lr` (peak times schedule); the gradient norm before clipping."""
+    def step(self, lr: float) -> tuple[Tensor, Tensor]:
+        """One update at rate `lr` (peak times schedule). The gradients' norm before clipping, and
+        how many of their elements are not finite."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         sharded = is_sharded(gradients[0])
         gradients = [mine(gradient) for gradient in gradients]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if sharded:  # every process knows a part of the norm
-            squared = norm.square()
-            dist.all_reduce(squared)
-            norm = squared.sqrt()
+        bad = count_nonfinite(gradients, norm)
+        if sharded:  # every process knows a part of both
+            parts = torch.stack((norm.square(), bad))
+            dist.all_reduce(parts)
+            norm, bad = parts[0].sqrt(), parts[1]
         if self.config.clip > 0:
             torch._foreach_mul_(gradients, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
         for group, members in zip(self.muon, self._shapes, strict=True):
             pieces = [w.grad.chunk(n)[i] for w, n, i in members if w.grad is not None]
             group.step(pieces, lr)
         self.adamw.step(lr)
-        return norm
+        return norm, bad
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
@@ -211,6 +213,18 @@ class Optimizer:
             group.momentum.copy_(tensors[f"muon.{i}.momentum"])
         for name, value in self.adamw.state().items():
             assign(value, tensors[f"adamw.{name}"])
+
+
+def count_nonfinite(tensors: list[Tensor], norm: Tensor) -> Tensor:
+    """Elements that are NaN or infinite, as a float; `norm` is that of all together.
+
+    On a CPU it costs nothing to look at the norm first. On a GPU looking would wait, so all are
+    laid end to end and counted: a pass over the gradients, when activations are gone already.
+    """
+    if not norm.is_cuda and norm.isfinite():
+        return torch.zeros_like(norm)
+    every = torch.cat([tensor.flatten() for tensor in tensors])
+    return every.numel() - every.isfinite().sum(dtype=norm.dtype)
 
 
 def _matrices(model: Transformer) -> Iterator[tuple[Tensor, int]]:

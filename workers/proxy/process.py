@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Dense bfloat16 FLOPs a second, from NVIDIA's data sheets; SXM where there are several.
 PEAK_BF16_FLOPS = {
     "H200": 989e12,
@@ -55,6 +56,20 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, at_death)
     if os.getppid() != parent:  # it died while we were asking
         os._exit(1)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed, up to a GiB, for the next step.
+
+    By default it hands large buffers back to the kernel, which clears every page again at the next
+    step: hundreds of page faults, 5 to 25% of a small model's step (decision 0094).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
 
 
 def fingerprint(

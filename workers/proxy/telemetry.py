@@ -17,7 +17,8 @@ from torch import Tensor
 FLUSH_STEPS = 50
 FLUSH_SECONDS = 2.0
 ABOVE_STEPS = 200
-PER_STEP = ("loss", "grad_norm", "log_z")
+PER_STEP = ("loss", "grad_norm", "log_z", "nonfinite")
+NONFINITE = PER_STEP.index("nonfinite")
 
 
 def emit(event: str, **values: Any) -> None:
@@ -32,6 +33,8 @@ class Telemetry:
     After `flush`, `diverged` says why training should stop, or is empty: a figure that is not
     finite, a mean loss one nat above the first loss, or 200 steps on end one nat above the best.
     Points from the first bad one on are not emitted, so what is stored is always finite.
+    `nonfinite` counts the elements of gradients that were not: over the steps of a flush, and at
+    the first bad step, if there is one, by itself.
 
     A loss or gradient norm that stands 6 standard deviations above the 128 steps before it is
     emitted as `loss_spike` or `grad_norm_spike`, and counted in `spikes`.
@@ -85,18 +88,20 @@ class Telemetry:
         step_seconds = (now - self._since) / len(self._rows)
         step_cpu_seconds = (cpu - self._cpu_since) / len(self._rows)
         self._since, self._cpu_since = now, cpu
-        good = len(values)
+        good, nonfinite = len(values), []
         for i, row in enumerate(values):
             if not all(math.isfinite(value) for value in row):
                 bad = sum(not all(map(math.isfinite, each)) for each in values)
                 self.diverged = f"step {self._rows[i][0]}: loss or gradient is not finite"
-                self.diverged += f" (nor at {bad - 1} of the {len(values) - i - 1} steps after)"
-                good = i
+                self.diverged += f" ({row[NONFINITE]:.0f} elements of gradients are not;"
+                self.diverged += f" nor at {bad - 1} of the {len(values) - i - 1} steps after)"
+                good, nonfinite = i, [[self._rows[i][0], row[NONFINITE]]]
                 break
         last_step = self._rows[-1][0]
         rows, values, self._rows = self._rows[:good], values[:good], []
         extra, self._extra = self._extra, {}
         if not rows:
+            emit("points", points=[], metrics={"nonfinite": nonfinite})
             return
         if self._first_loss is None:
             self._first_loss = values[0][0]
@@ -111,8 +116,10 @@ class Telemetry:
         metrics: dict[str, list[list[float]]] = {
             name: [[step, row[i]] for (step, _), row in zip(rows, values, strict=True)]
             for i, name in enumerate(PER_STEP)
-            if name != "loss"
+            if name not in ("loss", "nonfinite")
         }
+        seen_bad = math.fsum(row[NONFINITE] for row in values)
+        metrics["nonfinite"] = [[rows[-1][0], seen_bad], *nonfinite]
         if self._clip > 0:
             metrics["clipped"] = [
                 [step, float(norm > self._clip)] for step, norm in metrics["grad_norm"]

@@ -22,21 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from workers.proxy import checkpoint
+from workers.proxy import checkpoint, fused
 from workers.proxy.config import Config, ConfigError, read_config, recipe_hash
 from workers.proxy.data import Batches, Corpus, Validation
 from workers.proxy.distributed import ALONE, Group, assign, joined, whole
 from workers.proxy.model import Transformer, costs
 from workers.proxy.optim import Optimizer, logit_scale
 from workers.proxy.probe import part_rms, probe
-from workers.proxy.process import StopFlag, die_with_parent, fingerprint, peak_flops
+from workers.proxy.process import (
+    StopFlag,
+    die_with_parent,
+    fingerprint,
+    keep_memory,
+    peak_flops,
+)
 from workers.proxy.schedule import lr_factor
 from workers.proxy.telemetry import Telemetry, emit
 
 EVALUATION_TOKENS = 8192  # of one forward pass; fixed, so that a loss depends on nothing else
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # losses and log Z of all tokens
 LOOK_EVERY = 50  # steps between two looks at the size of updates and at signs of instability
 
 
@@ -72,6 +78,11 @@ def train(
         config.model,
         logit_scale(config.optimizer, config.model.d_model),
         config.optimizer.base_n_layers,
+        # compiled, the plain formulas are fused by the compiler; and a GPU has kernels of its own
+        fuse=device.type == "cpu"
+        and config.dtype == "float32"
+        and not config.compile
+        and fused.suits(config.model),
     )
     model.initialise(config.seed)
     counted = costs(model)
@@ -89,7 +100,7 @@ def train(
     }
     first = restore(config, resume, identity, model, optimizer)
     averaging = model if sharded else group.averaging(model, device)
-    forward: Callable[[Tensor], Tensor] = torch.compile(averaging) if config.compile else averaging
+    forward: Forward = torch.compile(averaging) if config.compile else averaging
     autocast = (
         torch.autocast(device.type, dtype=torch.bfloat16)
         if config.dtype == "bfloat16"
@@ -156,8 +167,8 @@ def train(
         ids = to_device(torch.from_numpy(batches.batch(step, share)), device)
         lr = config.optimizer.lr * lr_factor(config.schedule, step)
         with autocast:
-            logits = forward(ids[:, :-1])
-            loss, log_z = cross_entropy(logits, ids[:, 1:])
+            losses, log_z = forward(ids[:, :-1], ids[:, 1:])
+            loss = losses.mean()
             penalty = config.optimizer.z_loss
             objective = loss + penalty * log_z.square().mean() if penalty else loss
         torch.autograd.backward(objective)
@@ -165,10 +176,10 @@ def train(
         if look:
             telemetry.record_extra(step, signs(model, ids))
             before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        grad_norm = optimizer.step(lr)
+        grad_norm, nonfinite = optimizer.step(lr)
         optimizer.zero_grad()
         loss, mean_log_z = group.mean(torch.stack((loss.detach(), log_z.detach().mean())))
-        telemetry.record(step, lr, loss, grad_norm, mean_log_z)
+        telemetry.record(step, lr, loss, grad_norm, mean_log_z, nonfinite)
         if look:
             telemetry.record_extra(step, sizes(model, before))
 
@@ -279,17 +290,9 @@ def to_device(ids: Tensor, device: torch.device) -> Tensor:
     return ids
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean loss in nats a token, and the log of the normaliser of every token."""
-    logits = logits.float().flatten(0, 1)
-    log_z = torch.logsumexp(logits, dim=-1)
-    chosen = logits.gather(1, targets.reshape(-1, 1)).squeeze(1)
-    return (log_z - chosen).mean(), log_z
-
-
 @torch.no_grad()
 def evaluate(
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     autocast: contextlib.AbstractContextManager[Any],
     validations: list[Validation],
     step: int,
@@ -307,12 +310,9 @@ def evaluate(
             # as many forward passes everywhere, for shards are put together in each
             ids = to_device(parts[i % len(parts)], device)
             with autocast:
-                logits = forward(ids[:, :-1])
-            nll = F.cross_entropy(
-                logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-            )
+                losses, _ = forward(ids[:, :-1], ids[:, 1:])
             if i < len(parts):
-                total += nll.double().sum()
+                total += losses.double().sum()
         loss = float(group.sum(total)) / validation.tokens
         if loss != loss or loss == float("inf"):
             continue  # a diverged run; its points say so
@@ -353,6 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, help="a checkpoint, or a folder of them")
     given = parser.parse_args(arguments)
     die_with_parent()
+    keep_memory()
     stop = StopFlag()
     try:
         config = read_config(given.config)

@@ -7,7 +7,7 @@ import torch
 
 from workers.proxy.config import ModelConfig, OptimizerConfig
 from workers.proxy.model import Transformer
-from workers.proxy.optim import Optimizer, logit_scale, orthogonalise
+from workers.proxy.optim import Optimizer, count_nonfinite, logit_scale, orthogonalise
 
 
 def test_orthogonalise_brings_singular_values_near_one() -> None:
@@ -75,6 +75,16 @@ def test_adamw_is_torch_s_bit_for_bit() -> None:
         names = {key.split(".", 1)[1] for key in optimizer.state() if key.startswith("adamw")}
         stored = reference.state_dict()["state"]
         assert names == {f"{i}.{key}" for i, values in stored.items() for key in values}
+
+
+def test_elements_that_are_not_finite_are_counted() -> None:
+    tensors = [torch.ones(3, 4), torch.ones(5)]
+    tensors[0][1, 2], tensors[1][0], tensors[1][4] = math.nan, math.inf, -math.inf
+    norm = torch.tensor(math.nan)
+    assert float(count_nonfinite(tensors, norm)) == 3
+    huge = [torch.full((5,), 1e38)]  # finite, and their norm is not
+    assert float(count_nonfinite(huge, torch.tensor(math.inf))) == 0
+    assert float(count_nonfinite(tensors[:1], torch.tensor(1.0))) == 0  # it trusts the norm
 
 
 def test_adamw_follows_the_width() -> None:

@@ -94,7 +94,7 @@ def test_a_run_that_stays_a_nat_above_its_best_has_diverged(
     telemetry = Telemetry(torch.device("cpu"), 64, clip=1.0)
     for step in range(1, 1001):
         loss = 5.0 - 0.01 * min(step, 300) if step <= 500 else 3.5
-        telemetry.record(step, 1e-3, *(torch.tensor(x) for x in (loss, 0.1, 0.0)))
+        telemetry.record(step, 1e-3, *(torch.tensor(x) for x in (loss, 0.1, 0.0, 0.0)))
         if telemetry.due:
             telemetry.flush()
         if telemetry.diverged:

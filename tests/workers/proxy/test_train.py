@@ -61,6 +61,8 @@ def test_the_events_of_a_run(make_config: Make, run: Run) -> None:
     metrics = {name for event in done.of("points") for name in event["metrics"]}
     assert {"grad_norm", "clipped", "log_z", "tokens_per_second"} <= metrics
     assert {"step_seconds", "step_cpu_seconds"} <= metrics
+    bad = [pair for event in done.of("points") for pair in event["metrics"]["nonfinite"]]
+    assert bad[-1][0] == 24 and all(count == 0 for _, count in bad)
     assert "flops_per_second" in metrics and "mfu" not in metrics  # no data sheet for this CPU
 
 
@@ -120,6 +122,11 @@ def test_a_diverging_run_says_so_and_prints_only_finite_points(make_config: Make
     assert done.end["message"]
     assert len(done.points) < 200
     assert all(math.isfinite(value) for point in done.points for value in point)
+    *_, (step, count) = done.of("points")[-1]["metrics"]["nonfinite"]
+    assert step > len(done.points) and 0 < count <= done.of("start")[0]["params"]["total"]
+    assert (
+        f"step {step}: loss or gradient is not finite ({count:.0f} elements" in done.end["message"]
+    )
 
 
 def test_recipe_leaves_out_size_steps_and_seed(make_config: Make, run: Run) -> None:

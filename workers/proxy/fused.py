@@ -1,0 +1,291 @@
+"""A block in few, large operations, with gradients by hand: how a CPU runs small models in float32.
+
+At a width below a few hundred, a step of 1,024 tokens spends most of its time between the matrix
+products: dispatching small operations, in autograd's book-keeping, and in loops over short rows.
+Here each part of the model is one node of autograd's graph, and the stream lies *positions last*,
+(width, sequences, length): norms, rotations and gates then run along the positions, where the usual
+layout would stop after half a head (4 to 24 numbers). Tests hold every function against model.py's
+plain formulas and its gradients against finite differences; decision 0094 has the measurements.
+
+    x       the stream, (width, sequences, length)
+    g_name  gradient of the loss with respect to `name`
+    scale   of what a layer adds to the stream, see model.py
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from workers.proxy.config import ModelConfig
+
+EPS = 1e-6  # of RMSNorm, as in model.py
+QUERIES = 64  # at a time: what the causal mask leaves out is computed within such blocks only
+LONGEST = 512  # positions: attention's weights are kept for the way back, length^2 / 2 of them
+
+
+def suits(config: ModelConfig) -> bool:
+    """Whether all of a model can be run by what is here."""
+    return config.mlp == "swiglu" and config.qk_norm and config.seq_len <= LONGEST
+
+
+def normalise(x: Tensor, axis: int = 0, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """n = r x with r = factor / sqrt(mean(x^2) + EPS), the mean over `axis`; n and r."""
+    r = x.square().mean(axis, keepdim=True).add_(EPS).rsqrt_()
+    if factor != 1.0:
+        r *= factor
+    return x * r, r
+
+
+def normalise_gradient(g_n: Tensor, n: Tensor, r: Tensor, factor: float = 1.0) -> Tensor:
+    """g_x / r of `normalise` over the first axis.
+
+    dr/dx_j = -r^3 x_j / (width factor^2), so g_x = r (g_n - n mean(g_n n) / factor^2).
+    """
+    mean = (g_n * n).mean(0, keepdim=True)
+    return torch.addcmul(g_n, n, mean, value=-(factor**-2))
+
+
+class _Embed(Function):
+    """rms_norm(embedding[ids]), turned positions last."""
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, ids: Tensor) -> Tensor:
+        rows = embedding.index_select(0, ids.flatten())
+        x, r = normalise(rows.t().contiguous())
+        ctx.save_for_backward(ids, x, r)
+        ctx.vocabulary = len(embedding)
+        return x.view(-1, *ids.shape)
+
+    @staticmethod
+    def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor, None]:
+        ids, x, r = ctx.saved_tensors
+        rows = normalise_gradient(g_out.flatten(1), x, r).mul_(r).t().contiguous()
+        g_embedding = rows.new_zeros(ctx.vocabulary, rows.shape[1])
+        return g_embedding.index_add_(0, ids.flatten(), rows), None
+
+
+def turn(n: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """`out` = the pairs (a, b) of gain * n, turned: a cos - b sin, a sin + b cos.
+
+    n, out (2, heads, head_dim, sequences, length); gain (2, 1, head_dim, 1, 1); cos, sin
+    (head_dim / 2, 1, length). The gains are multiplied into cosine and sine, which are smaller.
+    """
+    (a, b), (gain_a, gain_b) = n.chunk(2, 2), gain.chunk(2, 2)
+    out_a, out_b = out.chunk(2, 2)
+    torch.mul(a, gain_a * cos, out=out_a).addcmul_(b, gain_b * sin, value=-1.0)
+    torch.mul(a, gain_a * sin, out=out_b).addcmul_(b, gain_b * cos)
+
+
+def turn_back(g: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """`out` = the pairs of `g`, turned the other way: the gradient of `turn`, gains apart."""
+    (a, b), (out_a, out_b) = g.chunk(2, 2), out.chunk(2, 2)
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=-1.0)
+
+
+class _Attend(Function):
+    """x + scale * out @ attention(rms_norm(x)); model.Attention and the sum around it.
+
+    Of a block of queries, with weights p = softmax(alpha q^T k) over the keys until its end and
+    y = v p^T:  g_v = g_y p,  g_p = g_y^T v,  g_s = p (g_p - sum(p g_p)),  g_q = alpha k g_s^T,
+    g_k = alpha q g_s. Queries, keys, values are (sequences * heads, head_dim, length).
+
+    Of the norm of queries and keys with its gains, w = gain * n, and w' what `turn_back` gives:
+    g_gain = sum(w' n) and g_x = r (w' gain - n mean(w' gain n)).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        qkv_weight: Tensor,
+        gain: Tensor,
+        out_weight: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        scale: float,
+    ) -> Tensor:
+        width, sequences, length = x.shape
+        head_dim = gain.shape[-1]
+        heads = width // head_dim
+        gain = gain.view(2, 1, head_dim, 1, 1)
+        n, r = normalise(x)
+        qkv = (qkv_weight @ n.flatten(1)).view(3, heads, head_dim, sequences, length)
+        n_qk, r_qk = normalise(qkv[:2], axis=2)
+        by_head = x.new_empty(3, sequences, heads, head_dim, length)
+        turn(n_qk, gain, cos, sin, out=by_head[:2].permute(0, 2, 3, 1, 4))
+        by_head[2].copy_(qkv[2].permute(2, 0, 1, 3))
+        q, k, v = by_head.flatten(1, 2)
+        y = torch.empty_like(x)
+        y_by_head = y.view(heads, head_dim, sequences, length).permute(2, 0, 1, 3)
+        after = x.new_full((QUERIES, QUERIES), float("-inf")).triu_(1)
+        weights = []
+        for begin in range(0, length, QUERIES):
+            end = min(begin + QUERIES, length)
+            scores = product(q[..., begin:end].mT, k[..., :end], head_dim**-0.5)
+            scores[..., begin:].add_(after[: end - begin, : end - begin])
+            weights.append(torch._softmax(scores, -1, False))
+            mixed = torch.bmm(v[..., :end], weights[-1].mT)
+            y_by_head[..., begin:end].copy_(mixed.view(sequences, heads, head_dim, -1))
+        ctx.scale = scale
+        ctx.save_for_backward(
+            qkv_weight, gain, out_weight, cos, sin, n, r, n_qk, r_qk, by_head, y, *weights
+        )
+        out = torch.addmm(x.flatten(1), out_weight, y.flatten(1), alpha=scale)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_weight, gain, out_weight, cos, sin, n, r, n_qk, r_qk, by_head, y, *weights = (
+            ctx.saved_tensors
+        )
+        _, sequences, heads, head_dim, length = by_head.shape
+        q, k, v = by_head.flatten(1, 2)
+        g = g_out.flatten(1)
+        g_y = product(out_weight.t(), g, ctx.scale).view(heads, head_dim, sequences, length)
+        g_out_weight = product(g, y.flatten(1).t(), ctx.scale)
+
+        g_y = g_y.permute(2, 0, 1, 3).reshape(sequences * heads, head_dim, length)
+        g_by_head = torch.empty_like(by_head)
+        g_q, g_k, g_v = g_by_head.flatten(1, 2)
+        alpha = head_dim**-0.5
+        for i, p in reversed(list(enumerate(weights))):  # the first that is seen meets all keys
+            end = p.shape[-1]
+            part = slice(i * QUERIES, end)
+            g_y_part = g_y[..., part]
+            g_p = torch.bmm(g_y_part.mT, v[..., :end])
+            g_s = torch._softmax_backward_data(g_p, p, -1, p.dtype)
+            g_q[..., part] = product(k[..., :end], g_s.mT, alpha)
+            if end == length:
+                torch.bmm(g_y_part, p, out=g_v)
+                product(q[..., part], g_s, alpha, out=g_k)
+            else:
+                g_v[..., :end] += torch.bmm(g_y_part, p)
+                g_k[..., :end] += product(q[..., part], g_s, alpha)
+
+        g_qkv = n.new_empty(3, heads, head_dim, sequences, length)
+        g_qkv[2].copy_(g_v.view(sequences, heads, head_dim, length).permute(1, 2, 0, 3))
+        g_qk = g_qkv[:2]
+        turn_back(g_by_head[:2].permute(0, 2, 3, 1, 4), cos, sin, out=g_qk)
+        along = g_qk * n_qk
+        g_gain = along.sum((1, 3, 4)).unsqueeze(1)
+        mean = along.mul_(gain).mean(2, keepdim=True)
+        g_qk.mul_(gain).addcmul_(n_qk, mean, value=-1.0).mul_(r_qk)
+
+        g_qkv = g_qkv.view(-1, sequences * length)
+        g_n = (qkv_weight.t() @ g_qkv).view(n.shape)
+        g_qkv_weight = g_qkv @ n.flatten(1).t()
+        g_x = torch.addcmul(g_out, normalise_gradient(g_n, n, r), r)
+        return g_x, g_qkv_weight, g_gain, g_out_weight, None, None, None
+
+
+class _Gate(Function):
+    """x + scale * down @ (silu(gate) * up), with (gate, up) = up_weight @ rms_norm(x): SwiGLU.
+
+    With s = sigmoid(gate), a = gate s = silu(gate) and hidden = a up: da/dgate = a + s (1 - a), so
+    dhidden/dgate = hidden + s (up - hidden), which is one operation, and dhidden/dup = a.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, up_weight: Tensor, down_weight: Tensor, scale: float
+    ) -> Tensor:
+        n, r = normalise(x)
+        gate, up = (up_weight @ n.flatten(1)).chunk(2)
+        s = torch.sigmoid(gate)
+        a = gate * s
+        hidden = a * up
+        ctx.scale = scale
+        ctx.save_for_backward(up_weight, down_weight, n, r, s, a, up, hidden)
+        out = torch.addmm(x.flatten(1), down_weight, hidden, alpha=scale)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor | None, ...]:
+        up_weight, down_weight, n, r, s, a, up, hidden = ctx.saved_tensors
+        g = g_out.flatten(1)
+        g_hidden = product(down_weight.t(), g, ctx.scale)
+        g_down_weight = product(g, hidden.t(), ctx.scale)
+        g_both = up.new_empty(2 * len(up), up.shape[1])
+        g_gate, g_up = g_both.chunk(2)
+        torch.mul(g_hidden, a, out=g_up)
+        torch.lerp(hidden, up, s, out=g_gate).mul_(g_hidden)
+        g_n = (up_weight.t() @ g_both).view(n.shape)
+        g_up_weight = g_both @ n.flatten(1).t()
+        g_x = torch.addcmul(g_out, normalise_gradient(g_n, n, r), r)
+        return g_x, g_up_weight, g_down_weight, None
+
+
+class _Head(Function):
+    """(loss, log Z) of every position, with logits = factor * weight @ rms_norm(x).
+
+    With p = softmax(logits), log Z = max(logits) - log max(p), which cannot underflow; the loss is
+    log Z - logits[target]. d(log Z)/dlogits = p, so g_logits = p (g_loss + g_log_z) - g_loss at
+    the target.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, factor: float
+    ) -> tuple[Tensor, Tensor]:
+        n, r = normalise(x.flatten(1), factor=factor)
+        logits = n.t() @ weight.t()
+        chosen = targets.reshape(-1, 1)
+        p = torch._softmax(logits, -1, False)
+        log_z = logits.amax(1).sub_(p.amax(1).log_())
+        ctx.factor, ctx.shape = factor, x.shape
+        ctx.save_for_backward(weight, chosen, n, r, p)
+        return log_z - logits.gather(1, chosen).squeeze(1), log_z
+
+    @staticmethod
+    def backward(ctx: Any, g_loss: Tensor, g_log_z: Tensor) -> tuple[Tensor | None, ...]:
+        weight, chosen, n, r, p = ctx.saved_tensors
+        g_logits = p * (g_loss + g_log_z).unsqueeze(1)
+        g_logits.scatter_add_(1, chosen, g_loss.neg().unsqueeze(1))
+        g_n = weight.t() @ g_logits.t()
+        g_weight = g_logits.t() @ n.t()
+        g_x = normalise_gradient(g_n, n, r, ctx.factor).mul_(r)
+        return g_x.view(ctx.shape), g_weight, None, None
+
+
+def product(a: Tensor, b: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
+    """alpha a @ b, for matrices or stacks of them, without a second pass over the result."""
+    ignored = a.new_empty(1, 1) if a.dim() == 2 else a.new_empty(1, 1, 1)
+    add = torch.addmm if a.dim() == 2 else torch.baddbmm
+    return add(ignored, a, b, beta=0, alpha=alpha, out=out)
+
+
+def embed(embedding: Tensor, ids: Tensor) -> Tensor:
+    out: Tensor = _Embed.apply(embedding, ids)  # type: ignore[no-untyped-call]
+    return out
+
+
+def attend(
+    x: Tensor,
+    qkv_weight: Tensor,
+    gain: Tensor | None,
+    out_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+) -> Tensor:
+    """`gain` (2, 1, head_dim) must not be None, see `suits`; cos, sin (head_dim / 2, 1, length)."""
+    out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        x, qkv_weight, gain, out_weight, cos, sin, scale
+    )
+    return out
+
+
+def gated_mlp(x: Tensor, up_weight: Tensor, down_weight: Tensor, scale: float) -> Tensor:
+    out: Tensor = _Gate.apply(x, up_weight, down_weight, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+def head(x: Tensor, weight: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Two of (sequences * length,)."""
+    both: tuple[Tensor, Tensor] = _Head.apply(  # type: ignore[no-untyped-call]
+        x, weight, targets, factor
+    )
+    return both
