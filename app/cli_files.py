@@ -315,11 +315,13 @@ def compared(
     objective: "Objective",
     seed: int,
 ) -> "Comparison":
-    """Every law whose inputs the file has a column for, judged on its runs."""
+    """Every law whose inputs the file has, judged on its runs; C also from FLOPs or 6 N D."""
     from fitting import LAWS
     from fitting.compare import compare as judge
 
     names = inputs_in(file, columns)
+    if "C" not in names and ({"N", "D"} <= set(names) or column_in(file, "flops", columns)):
+        names.append("C")
     laws = [law for law in LAWS.values() if set(law.input_names) <= set(names)]
     if not laws:
         raise Refused(

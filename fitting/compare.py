@@ -91,12 +91,13 @@ def compare(
     with the reason. Raises FittingError where none can be judged.
     """
     used = runs.unmasked().with_compute()
-    splits = [split for cut in cuts if (split := _split(used, cut)) is not None]
+    splits = splits_of(used, cuts)
     ranked: list[Ranked] = []
     skipped: dict[str, str] = {}
     for law in laws:
         try:
-            ranked.append(_judge(law, used, splits, objective or Objective(), seed))
+            found = forecasts(law, used, splits, objective or Objective(), seed)
+            ranked.append(_ranked(law, found))
         except FittingError as error:
             skipped[law.name] = error.message
     if not ranked:
@@ -166,6 +167,11 @@ def stack(
     return Stack(fits, tuple(one.weight for one in chosen))
 
 
+def splits_of(runs: Runs, cuts: Sequence[float] = CUTS) -> list[NDArray[np.bool_]]:
+    """For each cut that leaves runs on both sides: True for the points below it."""
+    return [split for cut in cuts if (split := _split(runs, cut)) is not None]
+
+
 def _split(runs: Runs, share: float) -> NDArray[np.bool_] | None:
     """True for the points of the smaller `share` of the runs; None where one side would be empty.
 
@@ -186,13 +192,27 @@ def _size(runs: Runs) -> Floats:
     return np.asarray(np.sum([np.log(column) for column in runs.inputs.values()], axis=0))
 
 
-def _judge(
+@dataclass(frozen=True)
+class Forecast:
+    """What a law fitted below one cut says of the runs above it. off: ln(loss / predicted),
+    [points above]; decades: how far beyond the cut they are, in compute; n, p: points below, and
+    parameters."""
+
+    off: Floats
+    decades: Floats
+    n: int
+    p: int
+
+
+def forecasts(
     law: Law,
     runs: Runs,
     splits: Sequence[NDArray[np.bool_]],
     objective: Objective,
-    seed: int,
-) -> Ranked:
+    seed: int = 0,
+) -> list[Forecast]:
+    """One for each cut. splits: True for the points below. Raises FittingError where the law
+    cannot be judged on these runs, with the reason."""
     missing = [name for name in law.input_names if name not in runs.inputs]
     if missing:
         raise FittingError("missing_input", f"The runs have no {', '.join(missing)}.")
@@ -204,28 +224,33 @@ def _judge(
         )
     for small in splits:
         refuse(law, runs.select(small))
+    if not splits:
+        raise FittingError("too_few_points", "There are too few runs to hold any out.")
     engine = Engine.of(law, runs, objective)
     own = np.ones(len(runs)) if engine.weights is None else engine.weights
-    found = engine.cold_many(np.array(splits, dtype=float) * own, seed=seed) if splits else []
-    off: list[Floats] = []
-    penalties: list[float] = []
+    size = np.log10(_size(runs)) if runs.compute() is not None else _size(runs) / np.log(10.0)
+    out = []
+    found = engine.cold_many(np.array(splits, dtype=float) * own, seed=seed)
     for small, best in zip(splits, found, strict=True):
-        n = int(small.sum())
         larger = {name: column[~small] for name, column in runs.inputs.items()}
         predicted = np.asarray(law.evaluate(larger, best.values), dtype=float)
         if not (np.isfinite(predicted).all() and (predicted > 0).all()):
             raise FittingError("bad_value", "Its forecast of the larger runs is not a loss.")
-        off.append(np.log(runs.loss[~small]) - np.log(predicted))
-        penalties.append((n + p) / (n - p))
-    if not off:
-        raise FittingError("too_few_points", "There are too few runs to hold any out.")
-    squares = [float(np.mean(r**2)) for r in off]
-    every = np.concatenate(off)
+        off = np.log(runs.loss[~small]) - np.log(predicted)
+        far = np.maximum(size[~small] - size[small].max(), 0.0)
+        out.append(Forecast(np.asarray(off), np.asarray(far), int(small.sum()), p))
+    return out
+
+
+def _ranked(law: Law, found: Sequence[Forecast]) -> Ranked:
+    squares = [float(np.mean(one.off**2)) for one in found]
+    penalties = [(one.n + one.p) / (one.n - one.p) for one in found]
+    every = np.concatenate([one.off for one in found])
     return Ranked(
         law=law.name,
         score=float(np.sqrt(np.mean([s * f for s, f in zip(squares, penalties, strict=True)]))),
         error=float(np.sqrt(np.mean(squares))),
         bias=float(every.mean()),
         worst=float(every[np.argmax(np.abs(every))]),
-        n_params=p,
+        n_params=len(law.params),
     )

@@ -28,11 +28,11 @@ MAD_TO_SD = 1.4826022185056018
 # What the interval of a prediction expects of the world beyond the data: the drift per decade of
 # compute before looking, how many decades of evidence that is worth, what a decade of rolling
 # origins is worth against it, and the share of a drift of one sign that goes on. Chosen on
-# simulated truths only, by tests/benchmarks/calibrate.py; see docs/decisions/0041-*.
-PRIOR_DRIFT = 0.03
-PRIOR_WEIGHT = 8.0
-SEEN_WEIGHT = 0.125
-LEAN = 0.25
+# simulated truths only, by tests/benchmarks/calibrate.py; see docs/decisions/0044-*.
+PRIOR_DRIFT = 0.025
+PRIOR_WEIGHT = 16.0
+SEEN_WEIGHT = 1.0
+LEAN = 1.0
 
 # Rolling origins, and resamples for the parameter noise of each.
 MOST_ORIGINS = 8
@@ -61,6 +61,7 @@ class Calibration:
     one_sided: share of the origins whose mean error has the sign of `bias`.
     origins: how many cuts the training set allowed; span: decades from the first cut to the end.
     lean: drift per decade, signed, that is expected to go on as the rolling origins saw it.
+    blur: the drift per decade that noise alone would feign at those origins.
     """
 
     noise: float
@@ -73,6 +74,7 @@ class Calibration:
     origins: int
     span: float
     lean: float = 0.0
+    blur: float = 0.0
 
     def sides(
         self, low: Floats, high: Floats, decades: Floats, level: float
@@ -210,6 +212,8 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     slope = pull / np.maximum(grip, 1e-300)
     bias = float(pull.sum() / max(float(grip.sum()), 1e-300))
     span = float(x.max() - cuts[0])
+    squares = float((share * far**2).sum())
+    blur = float(np.sqrt((share * np.where(judged, known, 0.0)).sum() / max(squares, 1e-300)))
     drift, total = mixed_drift(seen, span)
     lean = LEAN * float(np.sign(bias)) * min(abs(bias), seen)
     return Calibration(
@@ -223,6 +227,7 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
         origins=int(cuts.size),
         span=span,
         lean=lean,
+        blur=blur,
     )
 
 

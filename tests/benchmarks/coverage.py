@@ -89,7 +89,7 @@ out. The smaller runs of other people's sweeps are fitted (law `{law}`, {draws} 
 larger ones predicted at a nominal {level:.0%}. A family is what shares a recipe, and so its shifts;
 each weighs one. `compute`: the held-out runs over the largest fitted. `score`: interval score,
 width plus {penalty:.0f} times the miss, in percent of the loss (Gneiting & Raftery 2007). How the
-constants were chosen: [decision 0041](decisions/0041-calibration-from-simulated-truths.md).
+constants were chosen: [decision 0044](decisions/0044-interval-constants-chosen-anew.md).
 """
 
 

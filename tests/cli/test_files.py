@@ -4,10 +4,13 @@ import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from app.cli_files import FlopsConvention, LossUnit, NConvention, ObjectiveKind
+import fitting
+from app.cli_files import FlopsConvention, LossUnit, NConvention, ObjectiveKind, compared
 from fitting import LAWS
 from fitting.objective import KINDS
 from fitting.runs import FLOPS_CONVENTIONS, LOSS_UNITS, N_CONVENTIONS
@@ -357,7 +360,7 @@ def test_a_budget_that_cannot_be_is_refused(run: Run, epoch_fit: Path) -> None:
 def test_laws_are_ranked_by_their_forecasts_and_auto_takes_the_first(
     run: Run, tmp_path: Path
 ) -> None:
-    file = write(tmp_path / "runs.csv", "N,D,loss", made_up(36))
+    file = write(tmp_path / "runs.csv", "N,D,loss", made_up(12))
     done = run("compare", file, "--json")
     assert done.code == 0, done.err
     ranked = done.document["ranked"]
@@ -368,3 +371,25 @@ def test_laws_are_ranked_by_their_forecasts_and_auto_takes_the_first(
     fitted = run("fit", "auto", file, "--json", "--draws", 0)
     assert fitted.code == 0 and fitted.document["law"] == ranked[0]["law"]
     assert ranked[0]["law"] in fitted.err
+
+
+@pytest.mark.parametrize("columns", ["N,D,loss", "N,D,loss,flops", "loss,flops"])
+def test_laws_of_compute_are_judged_where_the_file_has_no_column_of_it(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over REST: C is the FLOPs that the file has, or else 6 N D."""
+    names = columns.split(",")
+    every = [{"N": N, "D": D, "loss": loss, "flops": 6.5 * N * D} for N, D, loss in made_up(24)]
+    file = write(tmp_path / "runs.csv", columns, ([row[n] for n in names] for row in every))
+    asked: dict[str, Any] = {}
+
+    def judge(runs: fitting.Runs, laws: list[fitting.Law], **more: object) -> None:
+        asked.update(runs=runs.with_compute(), laws={law.name for law in laws})
+
+    monkeypatch.setattr("fitting.compare.compare", judge)
+    compared(file, {}, {}, 0, fitting.Objective(), 0)
+    assert {"kaplan_compute", "henighan_compute", "broken"} <= asked["laws"]
+    assert ("chinchilla" in asked["laws"]) == ("N" in names)
+    times = 6.5 if "flops" in names else 6.0
+    expected = [times * row["N"] * row["D"] for row in every]
+    np.testing.assert_allclose(asked["runs"].inputs["C"], expected, rtol=1e-12)
