@@ -61,7 +61,6 @@ class Calibration:
     one_sided: share of the origins whose mean error has the sign of `bias`.
     origins: how many cuts the training set allowed; span: decades from the first cut to the end.
     lean: drift per decade, signed, that is expected to go on as the rolling origins saw it.
-    blur: the drift per decade that noise alone would feign at those origins.
     """
 
     noise: float
@@ -74,7 +73,6 @@ class Calibration:
     origins: int
     span: float
     lean: float = 0.0
-    blur: float = 0.0
 
     def sides(
         self, low: Floats, high: Floats, decades: Floats, level: float
@@ -212,8 +210,6 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     slope = pull / np.maximum(grip, 1e-300)
     bias = float(pull.sum() / max(float(grip.sum()), 1e-300))
     span = float(x.max() - cuts[0])
-    squares = float((share * far**2).sum())
-    blur = float(np.sqrt((share * np.where(judged, known, 0.0)).sum() / max(squares, 1e-300)))
     drift, total = mixed_drift(seen, span)
     lean = LEAN * float(np.sign(bias)) * min(abs(bias), seen)
     return Calibration(
@@ -227,7 +223,6 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
         origins=int(cuts.size),
         span=span,
         lean=lean,
-        blur=blur,
     )
 
 

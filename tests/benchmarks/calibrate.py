@@ -32,8 +32,7 @@ DRIFTS = (0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.04, 0.05)
 WEIGHTS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 1e6)
 SEEN = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 LEANS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-# Tried besides: the expected drift grows with the scatter of the training set, to this power; what
-# was seen counts by its reliability.
+# Tried besides: the expected drift grows with the scatter of the training set, to this power.
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SCATTER = 0.01
 SEVERITIES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -46,7 +45,6 @@ class Constants:
     seen: float
     lean: float
     growth: float = 0.0
-    reliable: bool = False
 
 
 USED = Constants(PRIOR_DRIFT, PRIOR_WEIGHT, SEEN_WEIGHT, LEAN)
@@ -93,7 +91,7 @@ class Table:
         self.decades = np.concatenate([s.decades for s in seen])
         self.noise, self.freedom = each("noise"), each("noise_freedom")
         self.seen, self.bias = each("seen"), each("bias")
-        self.span, self.blur = each("span"), each("blur")
+        self.span = each("span")
         self.near = {}
         for level in LEVELS:
             one = self._long(stdtrit(self.freedom, 0.5 + 0.5 * level) * self.noise)
@@ -111,8 +109,6 @@ class Table:
         and `Calibration.sides` do, for all tasks at once; a test holds them together."""
         prior = c.prior * (np.maximum(self.noise, 1e-5) / SCATTER) ** c.growth
         weight = np.where(self.span > 0, c.seen * np.maximum(1.0, self.span), 0.0)
-        if c.reliable:
-            weight = weight * prior**2 / (prior**2 + self.blur**2)
         total = c.weight + weight
         drift = np.sqrt((c.weight * prior**2 + weight * self.seen**2) / total)
         lean = c.lean * np.sign(self.bias) * np.minimum(np.abs(self.bias), self.seen)
@@ -134,11 +130,9 @@ class Table:
         return np.asarray(np.mean([of[2] for of in self.judged(c).values()], axis=0))
 
 
-def best(
-    table: Table, leans: Sequence[float], growths: Sequence[float], reliable: Sequence[bool]
-) -> list[Constants]:
+def best(table: Table, leans: Sequence[float], growths: Sequence[float]) -> list[Constants]:
     """All settings, the best first."""
-    grid = itertools.product(DRIFTS, WEIGHTS, SEEN, leans, growths, reliable)
+    grid = itertools.product(DRIFTS, WEIGHTS, SEEN, leans, growths)
     scored = [(float(table.score(c).mean()), c) for c in itertools.starmap(Constants, grid)]
     return [c for _, c in sorted(scored, key=lambda one: one[0])]
 
@@ -204,18 +198,13 @@ def main() -> None:
         if a.keep:
             a.keep.write_bytes(pickle.dumps(seen))
     table = Table(seen)
-    plain = best(table, LEANS, (0.0,), (False,))
+    plain = best(table, LEANS, (0.0,))
     print(f"{len(seen)} simulated tasks; score: mean interval score, %")
     for c in plain[:8]:
         print(f"{100 * table.score(c).mean():7.3f} {c}")
-    for name, growths, reliable in (
-        ("grows with the scatter", GROWTHS, (False,)),
-        ("counts by reliability", (0.0,), (True,)),
-        ("both", GROWTHS, (True,)),
-    ):
-        other = best(table, (plain[0].lean,), growths, reliable)[0]
-        less, error = gain(table, plain[0], other)
-        print(f"{name}: {100 * less:.2f}% less (s.e. {100 * error:.2f}): {other}")
+    other = best(table, (plain[0].lean,), GROWTHS)[0]
+    less, error = gain(table, plain[0], other)
+    print(f"growing with the scatter: {100 * less:.2f}% less (s.e. {100 * error:.2f}): {other}")
     show(table, "in the library", USED)
     show(table, "chosen", plain[0])
     print(f"\n{time.process_time() - started:.1f} CPU s")
