@@ -29,6 +29,31 @@ def bucket_scale(last_step: int, max_rows: int) -> float:
     return (max_rows - 1) / float(np.log(max(last_step, 1) + 1))
 
 
+# Of a bucket no more points than these are read while a run trains: a thousand short stretches of
+# the primary key, whatever the run's length.
+SAMPLE = 64
+SLICES = """
+    generate_series(0, cast(:rows as int) - 1) as bucket cross join lateral (
+        select * from {table}
+        where {where} and step >= ceil(exp(bucket / cast(:scale as float8)))::bigint - 1
+            and step < ceil(exp((bucket + 1) / cast(:scale as float8)))::bigint - 1
+        order by step limit {sample}
+    ) as point
+"""
+_SAMPLED = text(
+    f"""
+    select avg(step)::float8 as step, avg(tokens) as tokens, avg(loss) as loss, avg(lr) as lr,
+        count(*) as n_points
+    from {SLICES.format(table="curve_points", where="run_id = :run_id", sample=SAMPLE)}
+    group by bucket order by 1
+    """
+)
+_ALL = text(
+    "select step, tokens, loss, lr, 1 as n_points from curve_points"
+    " where run_id = :run_id order by step"
+)
+
+
 @dataclass(frozen=True)
 class Curve:
     """A curve as arrays of one length, by increasing step.
@@ -119,8 +144,9 @@ def copy_points(connection: Connection, points: Points, *, keep_first: bool = Fa
 def read(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) -> Curve:
     """A run's curve in at most about `max_rows` rows.
 
-    The roll-up where there is one and it is not longer than asked for; all points where they are
-    few; else their means in log-spaced buckets of steps, made by the database.
+    The roll-up where there is one, made coarser if it is longer than asked for; all points where
+    they are few; else, while a long run trains, a sample: log-spaced buckets of steps, each row the
+    mean of the first `SAMPLE` points of its bucket. That costs the same for any length.
     """
     rolled = connection.execute(
         text(
@@ -129,9 +155,13 @@ def read(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) -> Cu
         ),
         {"run_id": run_id},
     ).all()
-    if rolled and len(rolled) <= max_rows:
-        return _curve(run_id, rolled)
-    return _curve(run_id, _reduce(connection, run_id, max_rows))
+    if rolled:
+        return _coarser(_curve(run_id, rolled), max_rows)
+    last = _last_step_if_long(connection, run_id, max_rows)
+    if last is None:
+        return _curve(run_id, connection.execute(_ALL, {"run_id": run_id}).all())
+    known = {"run_id": run_id, "rows": max_rows, "scale": bucket_scale(last, max_rows)}
+    return _curve(run_id, connection.execute(_SAMPLED, known).all())
 
 
 def read_points(
@@ -153,37 +183,55 @@ def read_points(
 
 
 def roll_up(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) -> int:
-    """Make, or make again, the reduced curve of a run that has ended; how many rows it has."""
-    rows = _reduce(connection, run_id, max_rows)
+    """Make, or make again, the reduced curve of a run that has ended; how many rows it has.
+
+    Each row is the mean of all points in its bucket, and lies at the mean of their steps.
+    """
     connection.execute(text("delete from curve_rollups where run_id = :run_id"), {"run_id": run_id})
-    if rows:
-        connection.execute(
-            text(
-                "insert into curve_rollups (run_id, step, tokens, loss, lr, n_points)"
-                " values (:run_id, round(:step), :tokens, :loss, :lr, :n_points)"
-            ),
-            [{"run_id": run_id, **row._mapping} for row in rows],
-        )
-    return len(rows)
-
-
-def _reduce(connection: Connection, run_id: int, max_rows: int) -> Sequence[Row[Any]]:
-    count, last = connection.execute(
-        text("select count(*), max(step) from curve_points where run_id = :run_id"),
-        {"run_id": run_id},
-    ).one()
-    few = count <= max_rows
+    last = _last_step_if_long(connection, run_id, max_rows)
+    bucket = "step" if last is None else BUCKETED
+    known = {} if last is None else {"scale": bucket_scale(last, max_rows)}
     return connection.execute(
         text(
             f"""
-            select avg(step)::float8 as step, avg(tokens) as tokens, avg(loss) as loss,
-                avg(lr) as lr, count(*) as n_points
-            from curve_points where run_id = :run_id
-            group by {"step" if few else BUCKETED} order by 1
+            insert into curve_rollups (run_id, step, tokens, loss, lr, n_points)
+            select :run_id, round(avg(step)), avg(tokens), avg(loss), avg(lr), count(*)
+            from curve_points where run_id = :run_id group by {bucket}
             """
         ),
-        {"run_id": run_id} if few else {"run_id": run_id, "scale": bucket_scale(last, max_rows)},
-    ).all()
+        {"run_id": run_id, **known},
+    ).rowcount
+
+
+def _last_step_if_long(connection: Connection, run_id: int, max_rows: int) -> int | None:
+    """The last step of a run of more than `max_rows` points; None if it has no more."""
+    last: int | None = connection.scalar(
+        text(
+            """
+            select case when exists (
+                select 1 from curve_points where run_id = :run_id offset :max_rows
+            ) then (select max(step) from curve_points where run_id = :run_id) end
+            """
+        ),
+        {"run_id": run_id, "max_rows": max_rows},
+    )
+    return last
+
+
+def _coarser(curve: Curve, max_rows: int) -> Curve:
+    """Rows put together, by the same kind of bucket, until there are at most `max_rows`."""
+    if len(curve.step) <= max_rows:
+        return curve
+    scale = bucket_scale(int(curve.step[-1]), max_rows)
+    bucket = np.floor(np.log(np.maximum(curve.step, 0) + 1) * scale)
+    first = np.flatnonzero(np.diff(bucket, prepend=-1.0))
+    count = np.add.reduceat(curve.n_points, first)
+
+    def mean(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.add.reduceat(column * curve.n_points, first) / count)
+
+    step, tokens, loss, lr = map(mean, (curve.step, curve.tokens, curve.loss, curve.lr))
+    return Curve(curve.run_id, step, tokens, loss, lr, count)
 
 
 def _curve(run_id: int, rows: Sequence[Row[Any]]) -> Curve:

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 
-from app.storage.curves import BUCKETED, MAX_ROWS, bucket_scale
-from app.storage.tables import metrics
+from app.storage.curves import MAX_ROWS, SAMPLE, SLICES, bucket_scale
 
 
 @dataclass(frozen=True)
 class Series:
-    """One metric: `value` at `step`, the mean over a bucket of steps where it was long."""
+    """One metric: `value` at `step`; where it is long, means over points of one bucket of steps."""
 
     name: str
     step: NDArray[np.float64]
@@ -20,26 +19,46 @@ class Series:
 
 
 def names(connection: Connection, run_id: int) -> list[str]:
-    statement = select(metrics.c.name).where(metrics.c.run_id == run_id).distinct()
-    return sorted(connection.scalars(statement))
+    """Found by going from one to the next in the index: a run has few names and many values."""
+    return list(connection.scalars(_NAMES, {"run_id": run_id}))
 
 
 def read(connection: Connection, run_id: int, name: str, *, max_rows: int = MAX_ROWS) -> Series:
-    """A metric in at most about `max_rows` rows: all of it, or means of log-spaced buckets."""
-    known = {"run_id": run_id, "name": name}
-    count, last = connection.execute(
-        text("select count(*), max(step) from metrics where run_id = :run_id and name = :name"),
-        known,
-    ).one()
-    bucket = "step" if count <= max_rows else BUCKETED
-    rows = connection.execute(
-        text(
-            f"""
-            select avg(step)::float8, avg(value) from metrics
-            where run_id = :run_id and name = :name group by {bucket} order by 1
-            """
-        ),
-        {**known, "scale": bucket_scale(last, max_rows)} if count > max_rows else known,
-    ).all()
-    columns = np.array(rows, dtype=np.float64).reshape(len(rows), 2)
+    """A metric in at most about `max_rows` rows: all of it, or a sample as in `curves.read`."""
+    known: dict[str, object] = {"run_id": run_id, "name": name}
+    last = connection.scalar(_LAST_IF_LONG, {**known, "max_rows": max_rows})
+    if last is None:
+        rows = connection.execute(_ALL, known).all()
+    else:
+        known |= {"rows": max_rows, "scale": bucket_scale(last, max_rows)}
+        rows = connection.execute(_SAMPLED, known).all()
+    columns = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
     return Series(name, columns[:, 0], columns[:, 1])
+
+
+_ONE = "run_id = :run_id and name = :name"
+_NAMES = text(
+    """
+    with recursive found as (
+        (select name from metrics where run_id = :run_id order by name limit 1)
+        union all
+        select (select name from metrics where run_id = :run_id and name > found.name
+                order by name limit 1)
+        from found where found.name is not null
+    )
+    select name from found where name is not null order by name
+    """
+)
+_LAST_IF_LONG = text(
+    f"""
+    select case when exists (select 1 from metrics where {_ONE} offset :max_rows)
+        then (select max(step) from metrics where {_ONE}) end
+    """
+)
+_ALL = text(f"select step, value from metrics where {_ONE} order by step")
+_SAMPLED = text(
+    f"""
+    select avg(step)::float8, avg(value)
+    from {SLICES.format(table="metrics", where=_ONE, sample=SAMPLE)} group by bucket order by 1
+    """
+)
