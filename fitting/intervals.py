@@ -298,14 +298,12 @@ def paule_mandel(error: Floats, known: Floats, far: Floats, share: Floats) -> fl
 def sandwich(engine: Engine, best: Optimum) -> Floats:
     """Covariance [p, p] in solver coordinates, clustered by run: H^-1 (sum g_run g_run') H^-1."""
     groups = np.unique(engine.group, return_inverse=True)[1]
-    problem = engine.problem(alone=True)
-    w = np.ones(engine.loss.size) if engine.weights is None else engine.weights
+    gradients = engine.problem(alone=True).pointwise(best.theta)[1]
+    if engine.weights is not None:
+        gradients = engine.weights[:, None] * gradients
     count = int(groups.max()) + 1
-    scores = np.empty((count, best.theta.size))
-    for start in range(0, count, 512):
-        some = np.arange(start, min(start + 512, count))
-        own = (groups[None, :] == some[:, None]) * w
-        scores[some] = problem.evaluate(np.tile(best.theta, (some.size, 1)), own)[1]
+    scores = np.zeros((count, best.theta.size))
+    np.add.at(scores, groups, gradients)
     h = best.hessian
     inverse = np.linalg.pinv(0.5 * (h + h.T), rcond=1e-14)
     return np.asarray(inverse @ (scores.T @ scores) @ inverse * count / max(count - 1, 1))

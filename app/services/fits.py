@@ -27,6 +27,9 @@ from fitting import Fit, Law, Objective, Runs
 AUTO = "auto"
 MAX_POINTS = 100_000
 MAX_DRAWS = 10_000
+# Each draw is a fit to all points again: beyond so many, fewer draws answer while somebody waits.
+# 400 place the end of a 90% interval to about a tenth of a standard deviation.
+DRAWS, MANY_DRAWS, MANY_POINTS = 1000, 400, 5_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class FitRequest:
 
     law     a name, or "auto": see `comparisons.create_fit`
     inputs  {name: values}, one value a point, with `loss` and where known `run` and `flops`
+    draws   None: DRAWS of them, or MANY_DRAWS where there are more than MANY_POINTS points
     """
 
     law: str
@@ -68,7 +72,7 @@ class FitRequest:
     loss_unit: str = "nats/token"
     objective: str = "huber-log"
     delta: float = 1e-3
-    draws: int = 1000
+    draws: int | None = None
     level: float = 0.9
     seed: int = 0
 
@@ -148,10 +152,16 @@ def compute(law: Law, runs: Runs, request: FitRequest) -> Fit:
         law,
         runs,
         objective=Objective(kind=request.objective, delta=request.delta),  # type: ignore[arg-type]
-        draws=request.draws,
+        draws=_draws(request, len(runs)),
         level=request.level,
         seed=request.seed,
     )
+
+
+def _draws(request: FitRequest, n_points: int) -> int:
+    if request.draws is not None:
+        return request.draws
+    return DRAWS if n_points <= MANY_POINTS else MANY_DRAWS
 
 
 def get(connection: Connection, fit_id: int, *, draws: bool = False) -> StoredFit:
@@ -200,6 +210,24 @@ def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
     """What the fit was made from: {run_id, run, inputs, loss} a point, for a figure's dots."""
     stored = _stored(connection, fit_id)
     request = request_from(stored.request)
+    return _points(stored, request, _used_rows(connection, stored, request))
+
+
+def _used_rows(
+    connection: Connection, stored: storage.StoredFit, request: FitRequest
+) -> list[FitPoint]:
+    """The rows of the runs that the fit used; none where its request brought the points."""
+    if request.inputs is not None:
+        return []
+    assert stored.project_id is not None, "a fit of runs has a project"
+    used = set(stored.run_ids)
+    chosen = _selection(connection, stored.project_id, request).points
+    return [row for row in chosen if row.run_id in used]
+
+
+def _points(
+    stored: storage.StoredFit, request: FitRequest, rows: Sequence[FitPoint]
+) -> list[dict[str, Any]]:
     if request.inputs is not None:
         names = list(request.inputs)
         return [
@@ -212,8 +240,6 @@ def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
             for i, loss in enumerate(request.loss or ())
         ]
     law = laws.find(stored.law)
-    assert stored.project_id is not None, "a fit of runs has a project"
-    used = set(stored.run_ids)
     return [
         {
             "run_id": row.run_id,
@@ -221,8 +247,7 @@ def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
             "inputs": {one.name: input_of(row, one.name) for one in law.inputs},
             "loss": row.loss,
         }
-        for row in _selection(connection, stored.project_id, request).points
-        if row.run_id in used
+        for row in rows
     ]
 
 
@@ -231,39 +256,43 @@ def runs_of(connection: Connection, fit_id: int) -> tuple[Runs, list[dict[str, A
 
     ServiceError (conflict) where they have gone, or have changed since: a fit keeps its digest.
     """
+    runs, points = runs_and_points_of(connection, fit_id)
+    if isinstance(runs, ServiceError):
+        raise runs
+    return runs, points
+
+
+def runs_and_points_of(
+    connection: Connection, fit_id: int
+) -> tuple[Runs | ServiceError, list[dict[str, Any]]]:
+    """As `runs_of`, but the points come also where the runs do not; then with the reason why."""
     stored = _stored(connection, fit_id)
+    request = request_from(stored.request)
+    law = laws.find(stored.law)
+    rows = _used_rows(connection, stored, request)
+    points = _points(stored, request, rows)
     carried = stored.document.get("translated")
     if carried is not None:
-        raise ServiceError(
+        return ServiceError(
             "conflict",
             f"Fit {fit_id} was carried over from fit {carried['fit']} by link {carried['link']}: "
             "it was not fitted to runs of its own.",
             "Ask about that fit, or fit a law to the runs themselves.",
             value=fit_id,
-        )
-    request = request_from(stored.request)
-    law = laws.find(stored.law)
-    points = points_of(connection, fit_id)
+        ), points
     runs: Runs | None
     if request.inputs is not None:
         runs = runs_of_points(law, request)
     else:
-        used = set(stored.run_ids)
-        assert stored.project_id is not None, "a fit of runs has a project"
-        rows = [
-            row
-            for row in _selection(connection, stored.project_id, request).points
-            if row.run_id in used
-        ]
         known = all(input_of(row, one) is not None for row in rows for one in law.input_names)
         runs = _runs_of_rows(rows, law.input_names, request) if rows and known else None
     if runs is None or runs.digest != stored.digest:
-        raise ServiceError(
+        return ServiceError(
             "conflict",
             f"The runs of fit {fit_id} have changed since, or are gone.",
             "Fit them again, and ask about the new fit.",
             value=fit_id,
-        )
+        ), points
     return runs, points
 
 

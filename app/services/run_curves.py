@@ -131,7 +131,9 @@ def chosen(
                     value=run.id,
                 )
     else:
-        page = stored_runs.page(connection, project_id=into.id, status="finished", limit=MAX_RUNS)
+        page = stored_runs.page(
+            connection, project_id=into.id, status="finished", limit=MAX_RUNS + 1
+        )
         found = list(reversed(page.items))
     if kinds is not None:
         found = [run for run in found if run.kind in kinds]

@@ -114,7 +114,12 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     yield get("Prometheus' metrics", "/metrics")
     data = {"project": PROJECT, "validation_set": "english"}
     for law in ("chinchilla", "kaplan"):
-        yield FIT if law == "chinchilla" else f"fit {law} to every run", "POST", "/v1/fits", {"law": law, **data}
+        yield (
+            FIT if law == "chinchilla" else f"fit {law} to every run",
+            "POST",
+            "/v1/fits",
+            {"law": law, **data},
+        )
     fit = ask(f"/v1/fits?project={PROJECT}&law=chinchilla&limit=1")["items"][0]
     print("   found", {k: round(v, 4) for k, v in fit["document"]["params"].items()})
     fit_id = fit["id"]

@@ -142,7 +142,13 @@ class FitIn(DataIn):
     law: LawNameOrAuto = Field(
         description="auto: the law that forecasts the larger of these runs best."
     )
-    draws: int = Field(default=1000, ge=0, le=fits.MAX_DRAWS)
+    draws: int | None = Field(
+        default=None,
+        ge=0,
+        le=fits.MAX_DRAWS,
+        description=f"Resamples of the runs. Default: {fits.DRAWS}; {fits.MANY_DRAWS} where there "
+        f"are more than {fits.MANY_POINTS} points.",
+    )
     level: Level = 0.9
 
     def to_request(self) -> fits.FitRequest:

@@ -1,7 +1,7 @@
 """Fits: the list, one fit with every figure, and the figures' exports."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,6 +25,9 @@ from app.storage import overview as storage
 from fitting import LAWS, Fit, FittingError, Runs
 
 router = APIRouter(include_in_schema=False)
+
+MOST_DOTS = 2_000
+DOTLESS = ("draws", "profiles")
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,22 @@ def open_fit(connection: Connection, fit_id: int) -> OpenFit | None:
     except FittingError:
         return None
     names = fit.law.input_names
+    runs: Runs | Exception
+    try:
+        runs, points = service.runs_and_points_of(connection, fit_id)
+    except (ServiceError, FittingError) as error:
+        runs, points = error, service.points_of(connection, fit_id)
     found = [
-        point
-        for point in service.points_of(connection, fit_id)
-        if all(point["inputs"].get(name) is not None for name in names)
+        point for point in points if all(point["inputs"].get(name) is not None for name in names)
     ]
-    points = Points(
+    cloud = Points(
         {name: np.array([float(point["inputs"][name]) for point in found]) for name in names},
         np.array([float(point["loss"]) for point in found]),
         [str(point["run"] or f"point {index + 1}") for index, point in enumerate(found)],
         [point["run_id"] for point in found],
         np.array([index not in fit.data.dropped for index in range(len(found))], bool),
     )
-    try:
-        runs = service.runs_of(connection, fit_id)[0]
-    except (ServiceError, FittingError):
-        runs = None
-    return OpenFit(row, fit, points, runs)
+    return OpenFit(row, fit, cloud, None if isinstance(runs, Exception) else runs)
 
 
 @router.get("/fits")
@@ -132,11 +134,34 @@ def loss_quantity(fit: Fit) -> Quantity:
 
 def figures_of(opened: OpenFit, only: Sequence[str] | None = None) -> list[Drawn]:
     """Every figure that this law and these points allow; `only` names the ones wanted."""
-    makers = _makers(opened)
-    return [make() for name, make in makers.items() if only is None or name in only]
+    shown, said = thinned(opened)
+    wanted = _makers(shown, profiled=only is None or "profiles" in only)
+    drawn = [make() for name, make in wanted.items() if only is None or name in only]
+    return [replace(one, note=one.note + said) if one.id not in DOTLESS else one for one in drawn]
 
 
-def _makers(opened: OpenFit) -> dict[str, Callable[[], Drawn]]:
+def thinned(opened: OpenFit) -> tuple[OpenFit, str]:
+    """The same with at most MOST_DOTS points, evenly from the least loss to the largest, and what
+    a figure's note says of it."""
+    count = len(opened.points.loss)
+    if count <= MOST_DOTS:
+        return opened, ""
+    p = opened.points
+    some = np.argsort(p.loss, kind="stable")[
+        np.linspace(0, count - 1, MOST_DOTS).round().astype(int)
+    ]
+    points = Points(
+        {name: column[some] for name, column in p.inputs.items()},
+        p.loss[some],
+        [p.labels[i] for i in some],
+        [p.run_ids[i] for i in some],
+        p.kept[some],
+    )
+    return replace(opened, points=points), f" {MOST_DOTS:,} of the {count:,} runs are drawn."
+
+
+def _makers(opened: OpenFit, profiled: bool) -> dict[str, Callable[[], Drawn]]:
+    """profiled: also look for profiles, which have to be computed to know whether there are any."""
     law, points = opened.fit.law, opened.points
     makers: dict[str, Callable[[], Drawn]] = {}
     enough = len(points.loss) > 0 and bool(points.kept.any())
@@ -154,7 +179,7 @@ def _makers(opened: OpenFit) -> dict[str, Callable[[], Drawn]]:
         makers["residuals"] = lambda: _residuals(opened)
     if len(opened.fit.draws):
         makers["draws"] = lambda: _draws(opened)
-    if opened.runs is not None and any(one["profile"] for one in opened.parameters):
+    if profiled and any(one["profile"] for one in opened.parameters):
         makers["profiles"] = lambda: _profiles(opened)
     return makers
 
