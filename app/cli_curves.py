@@ -4,6 +4,7 @@ A schedule on the command line is JSON ('{"kind": "wsd", "steps": 50000, ...}') 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -78,19 +79,26 @@ def schedule_of(text: str, option: str = "--schedule") -> "Schedule":
         path = Path(text)
         if not path.is_file():
             raise typer.BadParameter(f"{text!r} is neither JSON nor a file", param_hint=option)
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(f"cannot be read: {error}", param_hint=option) from None
     try:
-        return as_schedule(json.loads(text))
-    except json.JSONDecodeError as error:
+        given = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from None
+    return as_schedule(given)
 
 
 def numbers(text: str | None, option: str) -> list[float]:
     """ "1,2" -> [1.0, 2.0]; anything else is wrong usage."""
     try:
-        return [float(part) for part in text.split(",")] if text else []
+        found = [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not like 1000,2000", param_hint=option) from None
+        found = [math.nan]
+    if not all(math.isfinite(value) for value in found):
+        raise typer.BadParameter(f"{text!r} is not like 1000,2000", param_hint=option)
+    return found
 
 
 def _read(path: Path | None) -> Mapping[str, Any]:
@@ -201,15 +209,19 @@ def predict_command(
     _print_curve(document, f"Loss by {found.law}", as_json)
 
 
+def _reach(times: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}x" for name, value in times.items())
+
+
 def _print_curve(document: Mapping[str, Any], title: str, as_json: bool) -> None:
     for one in document["warnings"]:
         warn(one["code"], one["message"])
     if as_json:
         print_json(document)
         return
-    reach = ", ".join(f"{name} {value:.3g}x" for name, value in document["reach"].items())
-    table = new_table(title, "step", "loss", f"{document['level']:.0%} interval",
-                      caption=f"reach beyond the fitted curves: {reach}")  # fmt: skip
+    caption = "reach beyond the fitted curves: " + _reach(document["reach"])
+    ends = f"{document['level']:.0%} interval"
+    table = new_table(title, "step", "loss", ends, caption=caption)
     for row in document["curve"]:
         table.add_row(
             str(row["step"]), f"{row['loss']:.4f}", f"[{row['lower']:.4f}, {row['upper']:.4f}]"
@@ -311,7 +323,8 @@ def forecast_command(
         return
     typer.echo(
         f"at step {said.step} of {said.last_step}: final loss {said.final:.4f} "
-        f"[{said.lower:.4f}, {said.upper:.4f}] at {said.level:.0%}"
+        f"[{said.lower:.4f}, {said.upper:.4f}] at {said.level:.0%}; beyond the fitted curves: "
+        + _reach(said.reach)
     )
     if incumbent is not None:
         typer.echo(f"{document['advice']['verdict']}: {document['advice']['message']}")
@@ -367,6 +380,8 @@ def cpt_fit(
     from app.importers.loss_curves import read_continual
     from fitting.curves import Transfer, fit_continual
 
+    if general == domain:
+        raise typer.BadParameter("--general and --domain name one validation set")
     data = read_continual(file, _read(schedules))
     document: dict[str, Any] = {"kind": "cpt"}
     held: list[dict[str, Any]] = []
@@ -454,14 +469,17 @@ def cpt_predict(
         return
     for fitted, role in ((general, "general"), (domain, "domain")):
         _print_curve(document[role], f"Loss on {fitted.domain} ({role})", False)
-    turning = document["forgetting"]["turning_length"]
+    back = document["forgetting"]
+    never = f"over {back['horizon']}"
+    low, high = (never if end is None else str(end) for end in back["turning_interval"])
     typer.echo(
         f"  at a constant {plan.peak_lr:g} the general loss "
         + (
-            f"is back where it was after {turning} steps"
-            if turning is not None
-            else f"does not come back within {document['forgetting']['horizon']} steps"
+            f"is back where it was after {back['turning_length']} steps"
+            if back["turning_length"] is not None
+            else f"does not come back within {back['horizon']} steps"
         )
+        + f" ({general.level:.0%} interval: {low} to {high})"
     )
 
 
@@ -521,6 +539,7 @@ def cpt_plan(
         table.add_row(f"{name} loss", f"{best[name + '_loss']:.4f}",
                       _four(document[name + "_interval"]))  # fmt: skip
     print_table(table)
+    typer.echo(f"  reach beyond the fitted curves: {_reach(document['reach']['general'])}")
 
 
 def _four(ends: Sequence[float]) -> str:

@@ -67,7 +67,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file; `what` says in words what it should be ("a fit")."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(
             f"{path} is not {what}: {error}.", f"Give the file that --out wrote for {what}."
         ) from None

@@ -204,7 +204,9 @@ class Fit:
                 versions=dict(document["versions"]),
                 unidentified=tuple(document.get("unidentified", ())),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except FittingError:
+            raise
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FittingError(
                 "bad_document",
                 f"This is not a fit: {type(error).__name__} {error}.",

@@ -121,7 +121,8 @@ def decades_beyond(fit: "Fit", inputs: Mapping[str, Floats]) -> Floats:
     """
     span = fit.data.inputs
     if "N" in inputs and "D" in inputs and fit.data.compute is not None:
-        far = np.log10(6.0 * inputs["N"]) + np.log10(inputs["D"]) - np.log10(fit.data.compute[1])
+        far = np.log10(6.0) + np.log10(inputs["N"]) + np.log10(inputs["D"])
+        far -= np.log10(fit.data.compute[1])
         return np.asarray(np.maximum(far, 0.0))
     out = np.zeros(len(next(iter(inputs.values()))))
     for name, values in inputs.items():

@@ -60,6 +60,34 @@ CURVES = {
 CURVE = {"fit": 1, "schedule": WSD, "steps": [1500, 3000]}
 RANK = {"fit": 1, "schedules": {"long": WSD, "short": {**WSD, "cooldown_steps": 200}}}
 OPTIMIZE = {"fit": 1, "steps": 3000, "peak_lr": 1e-3, "warmup_steps": 100}
+TRUNK = {"kind": "constant", "steps": 2000, "peak_lr": 1e-3, "warmup_steps": 100}
+NEXT = {"kind": "cosine", "steps": 1000, "peak_lr": 1e-3, "warmup_steps": 50}
+CONTINUAL_STEPS = list(range(125, 1001, 125))
+CONTINUAL = {
+    "general": "english",
+    "domain": "code",
+    "curves": [
+        {
+            "run": f"{kind} after {start}",
+            "role": role,
+            "before": {**TRUNK, "steps": start},
+            "schedule": {**NEXT, "kind": kind},
+            "step": CONTINUAL_STEPS,
+            "loss": [
+                round(3.0 + (0.1 if role == "general" else -0.2) * (step / 100) ** 0.3
+                      + 4.0 / (start + step) ** 0.5
+                      - (0.1 * (step / 1000) ** 3 if kind == "cosine" else 0.0), 5)
+                for step in CONTINUAL_STEPS
+            ],
+        }
+        for role in ("general", "domain")
+        for kind in ("constant", "cosine")
+        for start in (1000, 2000)
+    ],
+    "draws": 10,
+}  # fmt: skip
+CONTINUED = {"fit": 1, "before": TRUNK, "schedule": NEXT, "steps": [500, 1000]}
+CONTINUAL_PLAN = {"fit": 1, "general_weight": 0.3, "before": TRUNK, "steps": [500, 1000]}
 FORECAST = {"fit": 1, "inputs": {"N": 1e9, "D": 2e10}, "project": "demo"}
 LINK_PREDICTIONS = {
     "the source's loss was measured": {"source_loss": 2.75, "flops": 1e20},
@@ -135,6 +163,9 @@ def _set_examples(document: dict[str, Any]) -> None:
         "/v1/curves/predict": {"another schedule": CURVE},
         "/v1/schedules/rank": {"two schedules of one peak": RANK},
         "/v1/schedules/optimize": {"so many steps": OPTIMIZE},
+        "/v1/cpt/fit": {"two domains": CONTINUAL},
+        "/v1/cpt/predict": {"a run that continues": CONTINUED},
+        "/v1/cpt/plan": {"weights of the two losses": CONTINUAL_PLAN},
         "/v1/forecasts": {"of inputs": FORECAST},
         "/v1/links/{link_id}/predict": LINK_PREDICTIONS,
         "/v1/tasks/{task_id}/predict": {"from the task's own loss": {"loss": 2.3}},

@@ -10,6 +10,7 @@ replay_ratio, domain (the validation set), role (fit | held_out | repeat).
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_schedules(path: Path) -> dict[str, Any]:
     """{run: schedule} and whatever else stands at the top (roles, notes) of a JSON file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _refuse(f"{path} is not a JSON file: {error}.", "Give {run: schedule}.") from None
     if not isinstance(found, dict):
         raise _refuse(f"{path} holds a {type(found).__name__}.", "Give {run: schedule}.")
@@ -40,7 +41,10 @@ def read_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
     for path in paths:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
+                head = file.readline()
+                file.seek(0)
+                mark = max(",;\t", key=head.count)  # of a spreadsheet in another country too
+                reader = csv.DictReader(file, delimiter=mark)
                 header = [name.strip() for name in reader.fieldnames or ()]
                 missing = [name for name in ("step", "loss") if name not in header]
                 if missing:
@@ -49,10 +53,23 @@ def read_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
                         f"{', '.join(header) or 'none'}.",
                         "Name the columns step, loss, lr and, for several runs in a file, run.",
                     )
+                twice = sorted({name for name in header if header.count(name) > 1})
+                if twice:
+                    raise _refuse(
+                        f"The header of {path} names {', '.join(twice)} more than once.",
+                        "Give every column a name of its own.",
+                    )
                 for number, row in enumerate(reader, start=2):
-                    clean = {(k or "").strip(): (v or "").strip() for k, v in row.items()}
+                    if None in row:
+                        raise _refuse(
+                            f"{path}, line {number} has more cells than the header.",
+                            "Give every row one cell a column; a decimal comma is none.",
+                        )
+                    if any("\0" in (v or "") for v in row.values()):
+                        raise _refuse(f"{path}, line {number} has a NUL.", "Save it as UTF-8 text.")
+                    clean = {k.strip(): (v or "").strip() for k, v in row.items()}
                     rows.append({"run": path.stem, **clean, "_at": f"{path}, line {number}"})
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise _refuse(f"{path} cannot be read: {error}.", "Give a CSV file.") from None
     if not rows:
         raise FittingError("too_few_points", "The files have no rows.", "Give curves.")
@@ -61,11 +78,30 @@ def read_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 def _number(row: Mapping[str, str], name: str) -> float:
     try:
-        return float(row[name])
+        number = float(row[name])
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     except (KeyError, ValueError):
         raise _refuse(
             f"{row['_at']}: {name} is {row.get(name, 'missing')!r}.", "Correct the row or drop it."
         ) from None
+
+
+def _points(rows: Sequence[Mapping[str, str]]) -> tuple[list[float], list[float]]:
+    """Steps and losses of one run; a step with two different losses is refused."""
+    found: dict[float, float] = {}
+    for row in rows:
+        step, loss = _number(row, "step"), _number(row, "loss")
+        if step < 0 or step != int(step):
+            raise _refuse(f"{row['_at']}: step is {step:g}.", "Steps are whole, and count from 1.")
+        if found.setdefault(step, loss) != loss:
+            raise _refuse(
+                f"{row['_at']}: run {row['run']} has the losses {found[step]:g} and {loss:g} at "
+                f"step {step:g}.",
+                "One loss a step: drop one row, or tell the runs apart by a column run.",
+            )
+    return list(found), list(found.values())
 
 
 def _schedule(
@@ -73,7 +109,12 @@ def _schedule(
 ) -> tuple[Schedule, bool]:
     """The run's schedule, and whether it was given (else: straight lines between logged rates)."""
     if run in schedules:
-        return as_schedule(schedules[run]), True
+        try:
+            return as_schedule(schedules[run]), True
+        except FittingError as error:
+            raise FittingError(
+                error.kind, f"Run {run}: {error.message}", error.hint, **error.details
+            ) from None
     logged = [row for row in rows if row.get("lr") and _number(row, "step") >= 1]
     if not logged:
         raise _refuse(
@@ -92,20 +133,29 @@ def read_curves(
     A column N gives the model's size; with a column `domain`, only its rows of `domain` count.
     """
     by_run: dict[str, list[dict[str, str]]] = {}
-    for row in read_rows(paths):
+    all_rows = read_rows(paths)
+    domains = sorted({row["domain"] for row in all_rows if row.get("domain")})
+    if domain is None and len(domains) > 1:
+        raise _refuse(
+            f"The losses are of {len(domains)} validation sets: {', '.join(domains)}.",
+            "Say which one: --domain NAME.",
+        )
+    for row in all_rows:
         if domain is None or row.get("domain") == domain:
             by_run.setdefault(row["run"], []).append(row)
     if not by_run:
-        raise FittingError("too_few_points", f"No row has the domain {domain!r}.", "See the file.")
+        raise FittingError(
+            "too_few_points", f"No row has the domain {domain!r}.",
+            f"There are {', '.join(domains) or 'none'}.",
+        )  # fmt: skip
     curves, drawn = [], []
     for run, rows in by_run.items():
         schedule, given = _schedule(run, rows, schedules or {})
         if not given:
             drawn.append(run)
         sizes = {row["N"] for row in rows if row.get("N")}
-        size = float(sizes.pop()) if len(sizes) == 1 else None
-        step = [_number(row, "step") for row in rows]
-        loss = [_number(row, "loss") for row in rows]
+        size = _number(rows[0], "N") if len(sizes) == 1 else None
+        step, loss = _points(rows)
         curves.append(Curve.of(run, step, loss, schedule, size))
     return curves, drawn
 
@@ -138,7 +188,10 @@ def read_continual(path: Path, schedules: Mapping[str, Any] | None = None) -> Co
     for row in rows:
         by_run.setdefault(row["run"], []).append(row)
     roles = {run: some[0].get("role") or "fit" for run, some in by_run.items()}
-    roles.update({k: str(v) for k, v in (given.get("roles") or {}).items()})
+    named = given.get("roles") or {}
+    if not isinstance(named, dict):
+        raise _refuse("The schedule file's roles are no object.", "Give {run: role}.")
+    roles.update({k: str(v) for k, v in named.items()})
     made = {run: _schedule(run, some, given)[0] for run, some in by_run.items()}
     curves: dict[str, list[ContinualCurve]] = {}
     starts: dict[tuple[str, str], float] = {}
@@ -155,12 +208,11 @@ def read_continual(path: Path, schedules: Mapping[str, Any] | None = None) -> Co
                 raise _refuse(f"Run {run} continues {parent}, which is not here.", "Add it.")
             else:
                 unknown = True
-        ratio = float(first.get("replay_ratio") or 0)
-        size = float(first["N"]) if first.get("N") else None
+        ratio = _number(first, "replay_ratio") if first.get("replay_ratio") else 0.0
+        size = _number(first, "N") if first.get("N") else None
         for domain in dict.fromkeys(row["domain"] for row in some):
             own = [row for row in some if row["domain"] == domain]
-            step = [_number(row, "step") for row in own]
-            loss = [_number(row, "loss") for row in own]
+            step, loss = _points(own)
             if continual and 0.0 in step:
                 starts[run, domain] = loss[step.index(0.0)]
             curves.setdefault(domain, []).append(

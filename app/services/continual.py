@@ -21,6 +21,7 @@ from fitting.curves import (
     forgetting,
     plan_continual,
 )
+from fitting.curves.continual import LAW_OPEN
 from fitting.curves.continual_plan import pretrained
 
 ROLES = ("general", "domain")
@@ -109,6 +110,13 @@ def predict(
 ) -> dict[str, Any]:
     """Both losses after a transfer, and whether what is forgotten comes back."""
     found = load(connection, fit_id)
+    if transfer.before is None and any(one.law != LAW_OPEN.name for one in found.values()):
+        raise ServiceError(
+            "invalid",
+            "What the run continues is not said: its losses depend on the pre-training.",
+            'Give "before": the schedule of the pre-training until the transfer.',
+            column="before",
+        )
     answer: dict[str, Any] = {
         role: one.predict(transfer, steps, level).to_dict() for role, one in found.items()
     }

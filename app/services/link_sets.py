@@ -19,6 +19,7 @@ from app.services.fits import FitRequest
 from app.storage import evaluations as stored_evaluations
 from app.storage import runs as stored_runs
 from fitting import Runs
+from fitting.loss_to_loss.pairs import check_tokens_per_byte
 
 PLANE = "chinchilla"
 """Any law of N and D: what a link pairs runs by."""
@@ -192,6 +193,8 @@ def _in_unit(found: OpenSet, unit: str | None, per_byte: float | None) -> OpenSe
             'Give "tokens_per_byte", counted on that text, or import evaluations with both.',
             column="tokens_per_byte",
         )
+    if per_byte is not None and "nats/token" in (runs.loss_unit, unit):
+        check_tokens_per_byte(per_byte)
     factor = into / out_of
     converted = Runs(
         inputs=runs.inputs,

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fitting.curves.annealing import ALPHA, L0, A
+from fitting.curves.curve import check_size, check_steps
 from fitting.curves.features import OVER, momentum
 from fitting.curves.law import CurveLaw, Features
 from fitting.curves.schedule import Schedule
@@ -74,6 +75,7 @@ class ContinualCurve:
         y = np.asarray(loss, dtype=float)
         if at.ndim != 1 or at.shape != y.shape:
             raise FittingError("shape", f"Curve {name}: {at.shape} steps, {y.shape} losses.")
+        check_size(name, size)
         if not 0.0 <= replay_ratio < 1.0:
             raise FittingError(
                 "bad_value",
@@ -100,6 +102,7 @@ class ContinualCurve:
                 run=name,
             )
         order = np.argsort(at, kind="stable")
+        check_steps(name, at[order])
         return cls(
             name, at[order].astype(np.int64), y[order], schedule, before,
             1.0 - replay_ratio, size, unknown,

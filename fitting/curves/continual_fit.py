@@ -25,7 +25,8 @@ from fitting.curves.continual import (
 )
 from fitting.curves.draws import block_weights, one_step
 from fitting.curves.law import CurveLaw, Features
-from fitting.curves.problem import CurveProblem
+from fitting.curves.predict import far_flags
+from fitting.curves.problem import CurveProblem, check_options
 from fitting.errors import FittingError
 from fitting.intervals import robust_sd
 from fitting.links import Floats
@@ -153,6 +154,7 @@ class ContinualFit:
         width = self.level if level is None else level
         tail = 0.5 - 0.5 * width
         found = self.features(transfer, at)
+        area = float(found["s1"].max() / self.data["area"])
         best, draws = self.log_losses(found)
         decades = np.maximum(np.log10(np.maximum(found["s1"], 1e-300) / self.data["area"]), 0.0)
         other = self.calibration.half_width(decades, width)
@@ -167,10 +169,10 @@ class ContinualFit:
             np.exp(best + np.hypot(above, other)),
             width,
             {
-                "area": float(found["s1"].max() / self.data["area"]),
+                "area": area,
                 "steps": float(at.max() / self.data["steps"]),
             },
-            tuple(self.flags(transfer)),
+            (*self.flags(transfer), *far_flags(area)),
         )
 
     def flags(self, transfer: Transfer) -> list[Mapping[str, str]]:
@@ -317,6 +319,7 @@ def fit_continual(
         raise FittingError("bad_option", f"convention is {convention!r}.", "Use reset or carry.")
     if law is not None and law not in CONTINUAL_LAWS:
         raise FittingError("unknown_law", f"No law {law!r}.", f"Use {', '.join(CONTINUAL_LAWS)}.")
+    check_options(delta, momentum)
     with_past = role == "general" if pretraining is None else pretraining
     used = []
     for curve in curves:

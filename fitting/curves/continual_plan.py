@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fitting.curves.continual import Transfer
+from fitting.curves.continual import LAW_OPEN, Transfer
 from fitting.curves.continual_fit import ContinualFit
 from fitting.curves.schedule import Schedule
 from fitting.errors import FittingError
@@ -134,7 +134,8 @@ class Plan:
 @dataclass(frozen=True)
 class Planned:
     """best, and per choice the interval of where resamples have their own best; front: plans that
-    nothing beats on both losses; as_good: plans within the law's own error of the best."""
+    nothing beats on both losses; as_good: plans within the law's own error of the best; reach:
+    of the best, by role."""
 
     best: Plan
     general_interval: tuple[float, float]
@@ -144,6 +145,7 @@ class Planned:
     as_good: int
     tried: int
     level: float
+    reach: Mapping[str, Mapping[str, float]]
     warnings: tuple[Mapping[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,6 +158,7 @@ class Planned:
             "as_good": self.as_good,
             "tried": self.tried,
             "level": self.level,
+            "reach": {role: dict(values) for role, values in self.reach.items()},
             "warnings": [dict(one) for one in self.warnings],
         }
 
@@ -198,6 +201,14 @@ def plan_continual(
             f"The fits are of the {general.role} and the {domain.role} loss.",
             "Give the general fit first, the domain fit second.",
         )
+    for one in (general, domain):
+        if one.law == LAW_OPEN.name:
+            raise FittingError(
+                "infeasible",
+                f"The fit of {one.domain} is of a model whose pre-training is unknown: it predicts "
+                "near the fitted runs, and cannot plan.",
+                "Plan with fits of models whose pre-training schedule is known.",
+            )
     befores = dict(before) if isinstance(before, Mapping) else {before.loss_potential: before}
     low = max(f.data["peak_lr"][0] for f in (general, domain))
     high = min(f.data["peak_lr"][1] for f in (general, domain))
@@ -227,6 +238,20 @@ def plan_continual(
             "infeasible", "Nothing that was asked for lies inside the fitted ranges.",
             f"Peak rates {low:g} to {high:g}, replay ratios {least:g} to {most:g}.",
         )  # fmt: skip
+    long_enough = [int(count) for count in steps if count >= warmup_steps]
+    if not long_enough:
+        raise FittingError(
+            "infeasible", f"{max(steps)} steps are fewer than the {warmup_steps} of the warm-up.",
+            "Plan longer runs, or a shorter warm-up.",
+        )  # fmt: skip
+    if len(long_enough) < len(steps):
+        warned.append(
+            {
+                "code": "left_out",
+                "message": f"{len(steps) - len(long_enough)} lengths shorter than the warm-up "
+                "were left out.",
+            }
+        )
     plans: list[Plan] = []
     samples: list[Floats] = []
     sides: list[tuple[Floats, Floats]] = []
@@ -236,15 +261,14 @@ def plan_continual(
                 general.features(Transfer(None, past), np.array([past.steps]))
             )[0][0])
         )  # fmt: skip
-        for count in steps:
-            warm = min(warmup_steps, int(count))
+        for count in long_enough:
             for peak in inside_peaks:
                 schedule = Schedule.wsd(
-                    int(count), float(peak), warm, int(count) - warm, decay, final_fraction
+                    count, float(peak), warmup_steps, count - warmup_steps, decay, final_fraction
                 )
                 for ratio in inside_mixes:
                     transfer = Transfer(past, schedule, float(ratio))
-                    at = np.array([int(count)])
+                    at = np.array([count])
                     g, gs = general.log_losses(general.features(transfer, at))
                     d, ds = domain.log_losses(domain.features(transfer, at))
                     old, new = float(np.exp(g[0])), float(np.exp(d[0]))
@@ -253,7 +277,7 @@ def plan_continual(
                     score = general_weight * old + (1 - general_weight) * new
                     plans.append(
                         Plan(
-                            float(potential), float(peak), float(ratio), int(count), old, new,
+                            float(potential), float(peak), float(ratio), count, old, new,
                             old - start, score,
                         )
                     )  # fmt: skip
@@ -281,8 +305,8 @@ def plan_continual(
             chosen[name] = (float(low_q), float(high_q))
     transfer = Transfer(
         befores[best.loss_potential],
-        Schedule.wsd(best.steps, best.peak_lr, min(warmup_steps, best.steps),
-                     best.steps - min(warmup_steps, best.steps), decay, final_fraction),
+        Schedule.wsd(best.steps, best.peak_lr, warmup_steps, best.steps - warmup_steps, decay,
+                     final_fraction),
         best.replay_ratio,
     )  # fmt: skip
     bands = [f.predict(transfer, level=level) for f in (general, domain)]
@@ -305,5 +329,6 @@ def plan_continual(
         int((scores <= scores[first] + own).sum()),
         len(plans),
         level,
+        {f.role: dict(band.reach) for f, band in zip((general, domain), bands, strict=True)},
         tuple({w["code"]: w for w in warned}.values()),
     )

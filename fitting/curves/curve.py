@@ -16,6 +16,26 @@ from fitting.links import Floats
 MOST_POINTS = 400
 
 
+def check_size(name: str, size: float | None) -> None:
+    """The model's size N, where one is given, has a logarithm."""
+    if size is not None and not (np.isfinite(size) and size > 0):
+        raise FittingError(
+            "bad_value", f"Curve {name}: N is {size}.", "Give a positive number.", run=name
+        )
+
+
+def check_steps(name: str, ordered: Floats) -> None:
+    """Steps in order, each once. A rolled-up curve may have the mean of several."""
+    twice = np.flatnonzero(np.diff(ordered) == 0)
+    if twice.size:
+        raise FittingError(
+            "bad_value",
+            f"Curve {name}: step {ordered[twice[0]]:g} stands twice.",
+            "Give one loss a step; tell runs and validation sets apart.",
+            run=name,
+        )
+
+
 @dataclass(frozen=True)
 class Curve:
     """Checked when made; read-only. Points stand in order of step.
@@ -49,6 +69,7 @@ class Curve:
             raise FittingError(
                 "shape", f"Curve {name}: {steps.shape} steps and {losses.shape} losses."
             )
+        check_size(name, size)
         mask = {int(k): str(v) for k, v in (masked or {}).items()}
         used = np.array([row not in mask for row in range(steps.size)], dtype=bool)
         bad = (~np.isfinite(losses) | (losses <= 0) | ~np.isfinite(steps)) & used
@@ -71,6 +92,7 @@ class Curve:
                 "Give the whole schedule that the run was trained with.",
                 run=name,
             )
+        check_steps(name, steps[order])
         place = {int(old): new for new, old in enumerate(order)}
         return cls(
             name,

@@ -20,7 +20,7 @@ from fitting.curves.draws import block_weights, one_step
 from fitting.curves.identify import identifiability
 from fitting.curves.law import CurveLaw
 from fitting.curves.predict import CurvePrediction, predict_curve
-from fitting.curves.problem import CurveProblem
+from fitting.curves.problem import CurveProblem, check_options
 from fitting.curves.registry import ENSEMBLE, MEMBERS, get_curve_law
 from fitting.curves.schedule import Schedule, as_schedule
 from fitting.errors import FittingError
@@ -120,7 +120,7 @@ class CurveFit:
         if document.get("kind") != "curve_fit":
             raise FittingError(
                 "bad_document",
-                f"This is {document.get('kind') or 'not'} a curve fit.",
+                f"This is no curve fit: its kind is {document.get('kind')!r}.",
                 "Give what `curve fit --out` wrote.",
             )
         try:
@@ -203,6 +203,7 @@ def fit_curves(
     """
     if not curves:
         raise FittingError("too_few_points", "There are no curves.", "Give at least one run.")
+    check_options(delta, options.get("momentum"))
     first = auto_first_step(curves) if first_step is None else first_step
     if law == ENSEMBLE:
         return _ensemble(curves, draws, level, seed, delta, first, options)

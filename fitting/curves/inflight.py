@@ -35,7 +35,8 @@ class Forecast:
     """final: the loss after the schedule's last step. offset: recent ln loss - ln law.
 
     standardised [n]: residuals over what the frozen law allows there, positive is worse; alarm:
-    the last few are all above ALARM. law_only: the final loss without the offset.
+    the last few are all above ALARM. law_only: the final loss without the offset. reach: how many
+    times the whole run goes beyond the fitted curves, in steps and in summed rate.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Forecast:
     steps: NDArray[np.int64]
     standardised: Floats
     alarm: bool
+    reach: Mapping[str, float]
     flags: tuple[Mapping[str, str], ...]
 
     @property
@@ -75,6 +77,7 @@ class Forecast:
                 for s, z in zip(self.steps, self.standardised, strict=True)
             ],
             "alarm": self.alarm,
+            "reach": dict(self.reach),
             "warnings": [dict(one) for one in self.flags],
         }  # fmt: skip
 
@@ -162,7 +165,8 @@ def forecast(
     return Forecast(
         latest, plan.steps, latest / plan.steps, float(np.exp(final)),
         float(np.exp(final - score * spread)), float(np.exp(final + score * spread)), width,
-        float(p.value[-1]), offset, count, steps, standardised, alarm, tuple(flags),
+        float(p.value[-1]), offset, count, steps, standardised, alarm, p.reach,
+        tuple(flags),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fitting.curves.curve import check_size
 from fitting.curves.registry import get_curve_law
 from fitting.curves.schedule import Schedule
 from fitting.errors import FittingError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # A prediction at a peak rate this many times beyond the fitted ones is refused in ranking, and
 # flagged here: fitted at 5e-4 and 1e-3, 1e-4 was missed by .16 nats on public runs.
 PEAK_SLACK = 1.05
+
+
+FAR = 3.0  # times beyond the fitted curves, in summed learning rate
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,19 @@ def peak_flag(fit: "CurveFit", schedule: Schedule) -> dict[str, str] | None:
     }
 
 
+def far_flags(area: float) -> list[dict[str, str]]:
+    """What to say of a run whose summed learning rate is `area` times that of the fitted ones."""
+    if area <= FAR:
+        return []
+    return [
+        {
+            "code": "far",
+            "message": f"The summed learning rate is {area:.3g} times that of the fitted curves; "
+            f"beyond about {FAR:g} times nothing here was checked on real runs.",
+        }
+    ]
+
+
 def log_losses(
     one: "CurveFit", schedule: Schedule, steps: NDArray[np.int64], size: float | None
 ) -> tuple[Floats, Floats]:
@@ -76,6 +93,7 @@ def log_losses(
     law = get_curve_law(one.law)
     if law.needs_size and size is None:
         raise FittingError("missing_input", f"{law.name} needs N.", "Give the model's size.")
+    check_size("to predict", size)
     found = law.features(schedule, steps, size, one.options)
     values = np.concatenate([one.values[None], one.draws])
     with np.errstate(all="ignore"):
@@ -125,14 +143,7 @@ def predict_curve(
         "steps": float(at.max()) / float(fit.data["steps"]),
         "area": float(s1.max()) / float(fit.data["area"]),
     }
-    if reach["area"] > 4:
-        flags.append(
-            {
-                "code": "far",
-                "message": f"The summed learning rate is {reach['area']:.1f} times that of the "
-                "fitted curves; beyond about 3 times nothing here was checked on real runs.",
-            }
-        )
+    flags += far_flags(reach["area"])
     return CurvePrediction(
         at,
         np.exp(center),

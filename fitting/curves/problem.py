@@ -16,12 +16,20 @@ from scipy.optimize import nnls
 
 from fitting.curves.curve import Curve
 from fitting.curves.law import CurveLaw, Features
+from fitting.errors import FittingError
 from fitting.links import Floats
 from fitting.newton import Lanes, Solution, minimise, ridged
 from fitting.objective import penalty
 
 # Weight of one prior standard deviation, in units of log loss: a guess, checked on public curves.
 PRIOR_WEIGHT = 1e-2
+
+
+def check_options(delta: float, momentum: float | None) -> None:
+    if not (np.isfinite(delta) and delta > 0):
+        raise FittingError("bad_option", f"delta is {delta}.", "Give a positive width.")
+    if momentum is not None and not 0 <= momentum < 1:
+        raise FittingError("bad_option", f"momentum is {momentum}.", "Give 0 or more, below 1.")
 
 
 @dataclass(frozen=True)

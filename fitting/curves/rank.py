@@ -101,7 +101,9 @@ def one_peak(fit: CurveFit, schedules: Sequence[Schedule]) -> None:
         )
     flag = peak_flag(fit, schedules[0])
     if flag:
-        raise FittingError("infeasible", flag["message"])
+        raise FittingError(
+            "infeasible", flag["message"], "Rank at a fitted rate; a sweep chooses the peak."
+        )
 
 
 def rank_schedules(

@@ -20,6 +20,7 @@ from fitting.links import Floats
 KINDS = ("constant", "wsd", "wsd-s", "cosine", "linear", "step", "cyclic", "stages", "array")
 DECAYS = ("linear", "sqrt", "cosine", "exponential", "power")
 MOST_STEPS = 20_000_000
+MOST_RATE = 1e6  # more is a wrong column; the square of more overflows
 
 
 def fallen(form: str, u: Floats, power: float = 1.0) -> Floats:
@@ -36,6 +37,15 @@ def fallen(form: str, u: Floats, power: float = 1.0) -> Floats:
     if form == "power":
         return np.asarray(1.0 - (1.0 - u) ** power)
     raise FittingError("bad_option", f"decay {form!r} is not known.", f"Use: {', '.join(DECAYS)}.")
+
+
+def _length(steps: int) -> int:
+    """Held before the rates are made: a wrong unit must not fill the memory."""
+    if not 1 <= steps <= MOST_STEPS:
+        raise FittingError(
+            "bad_value", f"A schedule of {steps:.8g} steps.", f"Give 1 to {MOST_STEPS:,} steps."
+        )
+    return steps
 
 
 def _stage(steps: int, start: float, end: float, form: str, power: float) -> Floats:
@@ -126,8 +136,10 @@ class Schedule:
         rate = np.asarray(rates, dtype=float)
         if at.ndim != 1 or at.shape != rate.shape or not at.size:
             raise FittingError("shape", f"{at.shape} steps and {rate.shape} rates do not pair up.")
+        if not (np.isfinite(at).all() and (at >= 0).all()):
+            raise FittingError("bad_value", "A step is negative or not finite.", "Count from 1.")
         order = np.argsort(at, kind="stable")
-        last = int(at.max()) if until is None else int(until)
+        last = _length(int(at.max()) if until is None else int(until))
         return cls.array(np.interp(np.arange(1, last + 1), at[order], rate[order]))
 
     @classmethod
@@ -155,23 +167,23 @@ class Schedule:
             )
         try:
             rates = _BUILD[str(kind)](given)
-        except (KeyError, TypeError) as error:
+        except FittingError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            said = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
             raise FittingError(
                 "bad_document",
-                f"The {kind} schedule lacks or mistypes something: {error}.",
-                "See Schedule.from_dict for what each kind needs.",
+                f"The {kind} schedule {said}.",
+                f"A schedule of kind {kind} takes {_TAKES[str(kind)]}.",
             ) from None
-        if not 1 <= rates.size <= MOST_STEPS:
-            raise FittingError(
-                "bad_value", f"A schedule of {rates.size} steps.", f"1 to {MOST_STEPS} steps."
-            )
-        bad = ~np.isfinite(rates) | (rates < 0)
+        _length(rates.size)
+        bad = ~np.isfinite(rates) | (rates < 0) | (rates > MOST_RATE)
         if bad.any():
             step = int(np.flatnonzero(bad)[0]) + 1
             raise FittingError(
                 "bad_value",
                 f"The learning rate of step {step} is {rates[step - 1]}.",
-                "Rates are finite and not negative.",
+                f"Rates are not negative and at most {MOST_RATE:g}.",
                 step=step,
             )
         if not rates.max() > 0:
@@ -232,9 +244,9 @@ class Schedule:
 
 def _warmed(given: Mapping[str, Any]) -> tuple[int, int, float, Floats]:
     """steps, warm-up steps, peak rate and the rates of the warm-up."""
-    steps, peak = int(given["steps"]), float(given["peak_lr"])
+    steps, peak = _length(int(given["steps"])), float(given["peak_lr"])
     warm = int(given.get("warmup_steps", 0))
-    if not 0 <= warm <= steps or steps < 1 or not (math.isfinite(peak) and peak > 0):
+    if not 0 <= warm <= steps or not (math.isfinite(peak) and peak > 0):
         raise FittingError(
             "bad_option",
             f"{steps} steps, {warm} of them warm-up, at a peak rate of {peak}.",
@@ -263,7 +275,14 @@ def _decayed(given: Mapping[str, Any], start: int, form: str) -> Floats:
 
 
 def _wsd(given: Mapping[str, Any]) -> Floats:
-    start = int(given["steps"]) - int(given.get("cooldown_steps", 0))
+    steps, fall = int(given["steps"]), int(given.get("cooldown_steps", 0))
+    if not 0 <= fall <= steps:
+        raise FittingError(
+            "bad_option",
+            f"A cool-down of {fall} of {steps} steps.",
+            "It is not negative and no longer than the run.",
+        )
+    start = steps - fall
     return _decayed(given, start, str(given.get("decay", "sqrt")))
 
 
@@ -272,11 +291,11 @@ def _step(given: Mapping[str, Any]) -> Floats:
     peak = float(given["peak_lr"])
     drops = given.get("drops")
     at, factors = zip(*drops, strict=True) if drops else (given["boundaries"], given["factors"])
-    if len(at) != len(factors) or any(b >= a for b, a in pairwise(at)):
+    if len(at) != len(factors) or any(b >= a for b, a in pairwise([0, *at, rates.size])):
         raise FittingError(
             "bad_option",
-            f"{len(at)} boundaries and {len(factors)} factors.",
-            "Give one factor of the peak for each boundary, boundaries ascending.",
+            f"Boundaries {list(at)} with {len(factors)} factors in {rates.size} steps.",
+            "Give one factor of the peak for each boundary, boundaries ascending within the run.",
         )
     for boundary, factor in zip(at, factors, strict=True):
         rates[int(boundary) :] = peak * float(factor)
@@ -286,6 +305,8 @@ def _step(given: Mapping[str, Any]) -> Floats:
 def _cyclic(given: Mapping[str, Any]) -> Floats:
     steps, warm, peak, head = _warmed(given)
     cycles, form = int(given["cycles"]), str(given.get("decay", "cosine"))
+    if not 1 <= cycles <= steps:
+        raise FittingError("bad_option", f"{cycles} cycles in {steps} steps.", "Give 1 or more.")
     floor = peak * float(given.get("final_fraction", 0.0))
     edges = np.linspace(warm, steps, cycles + 1).round().astype(int)
     power = float(given.get("power", 1.0))
@@ -299,6 +320,8 @@ def _periods(given: Mapping[str, Any]) -> Floats:
     floor, cooldown = float(given.get("final_fraction", 0.0)), int(given["cooldown_steps"])
     parts, begin = [], 0
     for end in (int(one) for one in given["periods"]):
+        if end > steps:
+            raise FittingError("bad_option", f"A period ends at {end} of {steps}.", "Within them.")
         fall = max(1, round(cooldown * end / steps))
         hold = end - begin - warm - fall
         if hold < 0:
@@ -317,6 +340,7 @@ def _periods(given: Mapping[str, Any]) -> Floats:
 
 def _stages(given: Mapping[str, Any]) -> Floats:
     rate, parts = float(given.get("from", 0.0)), []
+    _length(sum(_length(int(stage["steps"])) for stage in given["stages"]))
     for stage in given["stages"]:
         to = float(stage["to"])
         form, power = str(stage.get("form", "linear")), float(stage.get("power", 1.0))
@@ -331,6 +355,20 @@ def _array(given: Mapping[str, Any]) -> Floats:
         raise FittingError("shape", f"rates has shape {rates.shape}.", "Give one rate a step.")
     return rates
 
+
+_TAKES = {
+    "constant": "steps, peak_lr; warmup_steps, initial_fraction",
+    "wsd": "steps, peak_lr; warmup_steps, cooldown_steps, decay (linear, sqrt, cosine, "
+    "exponential or power), power, final_fraction",
+    "cosine": "steps, peak_lr; warmup_steps, final_fraction",
+    "linear": "steps, peak_lr; warmup_steps, final_fraction",
+    "wsd-s": "steps, peak_lr, cooldown_steps, periods (their last steps); warmup_steps, "
+    "final_fraction",
+    "step": "steps, peak_lr, boundaries (steps), factors (of the peak); warmup_steps",
+    "cyclic": "steps, peak_lr, cycles; warmup_steps, decay, final_fraction",
+    "stages": 'stages, each {"steps", "to": rate, "form"}; from (rate)',
+    "array": "rates: one for each step",
+}
 
 _BUILD = {
     "constant": _constant,
@@ -351,4 +389,4 @@ def as_schedule(given: "Schedule | Mapping[str, Any] | Sequence[float]") -> Sche
         return given
     if isinstance(given, Mapping):
         return Schedule.from_dict(given)
-    return Schedule.array(given)
+    return Schedule.from_dict({"kind": "array", "rates": given})

@@ -27,6 +27,7 @@ from fitting.runs import Runs
 LEAST_R2 = 0.96
 DEGENERATE = frozenset({"floor_at_bound", "kappa_at_bound"})
 FEWEST_FOR_SOURCE_LAW = 8
+LEAST_SD = 1e-6  # of a prior on kappa: tighter than this is a constant
 
 
 def fit_link(
@@ -136,8 +137,12 @@ def _prior(kind: str, given: tuple[float, float] | str | None) -> KappaPrior | N
     if given is None or isinstance(given, str):
         return None if given is None else default_prior(kind)
     mean, sd = given
-    if not (np.isfinite(mean) and sd > 0):
-        raise FittingError("bad_option", f"kappa_prior is {given}.", "Give (mean, sd), sd > 0.")
+    if not (np.isfinite(mean) and LEAST_SD <= sd <= 1 / LEAST_SD):
+        raise FittingError(
+            "bad_option",
+            f"kappa_prior is {given}.",
+            f"Give (mean, sd) with an sd of {LEAST_SD:g} to {1 / LEAST_SD:g}, or None for none.",
+        )
     return mean, sd
 
 
@@ -165,6 +170,8 @@ def _inverse_consistency(pairs: Pairs, best: Floats, method: str) -> dict[str, f
     if good.sum() < 3:
         return {}
     u, v = np.log(x[good] - best[2]), np.log(y[good] - best[3])
+    if not (np.ptp(u) > 0 and np.ptp(v) > 0):
+        return {}
     return {"kappa_there_and_back": float(np.corrcoef(u, v)[0, 1] ** 2)}
 
 
@@ -184,7 +191,8 @@ def _about(
         out.append(
             Warned(
                 "no_backtest",
-                f"{pairs.n_pairs} pairs over {np.unique(pairs.budget[pairs.paired]).size} budgets "
+                f"{pairs.n_pairs} pairs over "
+                f"{np.unique(pairs.budget[pairs.paired]).size} budget(s) "
                 "are too few to backtest: intervals rest on a prior.",
             )
         )

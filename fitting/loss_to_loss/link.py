@@ -23,6 +23,11 @@ FORMAT = 1
 BEYOND_BACKTEST = 3.0
 
 
+def _positive(given: ArrayLike) -> bool:
+    values = np.asarray(given, dtype=float)
+    return bool((np.isfinite(values) & (values > 0)).all())
+
+
 @dataclass(frozen=True)
 class LinkData:
     """What a link remembers of its pairs. x, y, compute: (smallest, largest) over the pairs;
@@ -180,6 +185,8 @@ class Link:
             )
         x = np.atleast_1d(np.asarray(source_loss, dtype=float))
         self._refuse(x)
+        if flops is not None and not _positive(flops):
+            raise FittingError("bad_value", f"flops is {flops}.", "Give training FLOPs above 0.")
         value = at(self.values[None], x)[0]
         decades = self.decades_beyond(x, flops)
         low, high, lost = self._draw_quantiles(x, value, chosen)
@@ -265,6 +272,12 @@ class Link:
             steep = slope(self.values[None], x)[0] * x / value  # d log y / d log x
             return half * steep, half * steep
         lower, upper = (np.broadcast_to(np.asarray(b, dtype=float), x.shape) for b in interval)
+        if not (_positive(lower) and _positive(upper)):
+            raise FittingError(
+                "bad_value",
+                f"The source loss's interval is {lower.min():g} to {upper.max():g}.",
+                "Give both ends, each a positive loss.",
+            )
         if ((lower > x) | (upper < x)).any():
             raise FittingError(
                 "bad_value", "The source loss lies outside its own interval.", "Check the order."

@@ -20,6 +20,12 @@ from fitting.runs import Runs
 HOW = ("exact", "frontier")
 PER_BYTE = ("nats/byte", "bits/byte")
 
+# No loss of a language model, in any unit: numbers out here are a wrong column or a wrong factor.
+LOSSES = (1e-12, 1e12)
+COUNTS = (1e-3, 1e30)  # of parameters and of tokens
+# A tokenizer of bytes has one token a byte, plus marks; more is bytes per token, upside down.
+MOST_TOKENS_PER_BYTE = 1.5
+
 # Runs whose compute differs by less than this many decades belong to one budget.
 SAME_BUDGET = 0.05
 
@@ -132,9 +138,14 @@ def pair(
     warned = [*_about_tokenizers(source.loss_unit, unit, tokenizers), *_about_mixtures(mixtures)]
     scale, word = _conversion(source.loss_unit, unit, tokens_per_byte)
     used = [runs.unmasked() for runs in sets.values()]
+    for name, runs in zip(sets, used, strict=True):
+        for count in ("N", "D"):
+            _refuse_outlandish(count, runs.inputs[count], COUNTS, name)
     factors = [scale[0], scale[1], *([1.0] * (len(used) - 2))]
     table = _by_cell(used, factors)
     N, D, compute, losses = table
+    for place, name in enumerate(sets):
+        _refuse_outlandish("A loss", losses[:, place], LOSSES, name)
     made = Pairs(
         N, D, compute, losses, np.zeros(len(N), bool), budgets(compute), tuple(sets), how, word,
         source.n_convention, source.flops_convention, tuple(warned), _one_mixture(mixtures),
@@ -151,6 +162,18 @@ def pair(
             pairs=made.n_pairs,
         )
     return made
+
+
+def _refuse_outlandish(what: str, values: Floats, bounds: tuple[float, float], name: str) -> None:
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero((values < bounds[0]) | (values > bounds[1]))
+    if bad.size:
+        raise FittingError(
+            "bad_value",
+            f"{what} of {name} is {values[bad[0]]:.3g}.",
+            "Check the column, and the factor between units.",
+            set=name,
+        )
 
 
 def budgets(compute: ArrayLike) -> NDArray[np.int64]:
@@ -253,11 +276,24 @@ def _conversion(
                 f"Losses in nats/token become {wanted} only with the tokens per byte of each set.",
                 "Give tokens_per_byte = (source, target), each counted on its validation text.",
             )
+        for one in tokens_per_byte:
+            check_tokens_per_byte(one)
         per = 1.0 / np.log(2.0) if wanted == "bits/byte" else 1.0
         return (float(tokens_per_byte[0] * per), float(tokens_per_byte[1] * per)), wanted
     raise FittingError(
         "bad_option", f"{unit} cannot be turned into {wanted}.", "Measure the losses in it."
     )
+
+
+def check_tokens_per_byte(value: float) -> None:
+    """Refuse its inverse, which is what a tokenizer's page prints."""
+    if not 0 < value <= MOST_TOKENS_PER_BYTE:
+        raise FittingError(
+            "bad_option",
+            f"{value:g} tokens per byte: no tokenizer makes more than one or so; this looks like "
+            "bytes per token.",
+            f"Give tokens per byte, such as {1 / value:.3g}.",
+        )
 
 
 def _about_tokenizers(

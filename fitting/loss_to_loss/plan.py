@@ -84,6 +84,10 @@ def plan_runs(
     """
     if k < 1:
         raise FittingError("bad_option", f"k is {k}.", "Ask for at least one run.")
+    if not cap_flops > 0:
+        raise FittingError("bad_option", f"cap_flops is {cap_flops}.", "Give FLOPs above 0.")
+    if target_loss is not None and not np.isfinite(target_loss):
+        raise FittingError("bad_option", f"target_loss is {target_loss}.", "Give a loss.")
     check_level(level)
     runs = source.unmasked()
     compute = runs.compute()

@@ -58,6 +58,12 @@ def fit_task(
     if chance is not None and not 0 <= chance < 1:
         raise FittingError("bad_option", f"chance is {chance}.", "Give a share in [0, 1).")
     safe = [n for n, c in CURVES.items() if c.floor is None or loss_floor is not None]
+    if loss_floor is not None and not 0 <= loss_floor < L.min():
+        raise FittingError(
+            "bad_option",
+            f"loss_floor is {loss_floor:g}; the smallest loss is {L.min():g}.",
+            "Give a loss of 0 or more that lies below every point.",
+        )
     names = safe if form == AUTO else [get_curve(form).name]
     if chance is not None:
         _refuse_below_threshold(L, y, chance, questions)
@@ -315,7 +321,7 @@ def _about(
         )
     for name, value in zip(curve.params, values, strict=True):
         low, high = curve.bounds[name]
-        if name not in fixed and name in ("k", "gamma", "a", "L0", "eta"):
+        if name not in fixed and name in ("k", "gamma", "a", "L0", "eta", "d"):
             edge = 1e-3 * (high - low)
             if value - low < edge * 1e-2 or high - value < edge:
                 out.append(

@@ -78,6 +78,18 @@ class TaskPrediction:
         }
 
 
+def _check_ends(L: Floats, lower: Floats, upper: Floats) -> None:
+    good = np.isfinite(lower) & np.isfinite(upper) & (lower > 0) & (lower <= L) & (L <= upper)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise FittingError(
+            "bad_value",
+            f"Loss {L[row]:g} with the interval {lower[row]:g} to {upper[row]:g}.",
+            "Give positive ends, the lower one first, with the loss between them.",
+            row=row,
+        )
+
+
 @dataclass(frozen=True)
 class TaskFit:
     """Accuracy as a curve of loss; frozen. Make one with `fit_task` or `from_dict`.
@@ -144,11 +156,15 @@ class TaskFit:
                 "bad_value", f"Loss {L[row]} in row {row + 1}.", "Give a positive loss.", row=row
             )
         self._refuse_below_floor(L)
-        value = self.accuracy(L)
+        with np.errstate(over="ignore"):  # far above the data a curve is at its end
+            drawn = self.accuracy(L)
+            # An accuracy is a share: the interval is about where a curve that runs past it stops.
+            value = np.clip(drawn, 0, 1)
         low, high = np.zeros_like(L), np.zeros_like(L)
         if len(self.draws):
             named = {n: self.draws[:, j, None] for j, n in enumerate(self.curve.params)}
-            spread = np.asarray(self.curve.formula(L, **named)) - value
+            with np.errstate(over="ignore"):
+                spread = np.clip(self.curve.formula(L, **named), 0, 1) - value
             tail = 0.5 * (1 - chosen)
             q = np.quantile(spread, [tail, 1 - tail], axis=0)
             low, high = np.maximum(-q[0], 0.0), np.maximum(q[1], 0.0)
@@ -158,8 +174,10 @@ class TaskFit:
         down, up = np.zeros_like(L), np.zeros_like(L)
         if interval is not None:
             ends = [np.broadcast_to(np.asarray(e, dtype=float), L.shape) for e in interval]
-            down = np.maximum(value - self.accuracy(ends[1]), 0.0)
-            up = np.maximum(self.accuracy(ends[0]) - value, 0.0)
+            _check_ends(L, *ends)
+            with np.errstate(over="ignore"):
+                best, worst = (np.clip(self.accuracy(end), 0, 1) for end in ends)
+            down, up = np.maximum(value - worst, 0.0), np.maximum(best - value, 0.0)
         lower = value - np.sqrt(low**2 + extra**2 + down**2)
         upper = value + np.sqrt(high**2 + extra**2 + up**2)
         below = np.zeros(L.shape, dtype=bool)
@@ -174,8 +192,16 @@ class TaskFit:
                     "backtested over less than half of one.",
                 )
             )
+        if (drawn > 1).any():
+            warned.append(
+                Warned(
+                    "past_perfect",
+                    f"The {self.curve.name} curve runs past an accuracy of 1 there: it does not "
+                    "know where the task ends. Use the sigmoid, or runs nearer to that loss.",
+                )
+            )
         return TaskPrediction(
-            np.clip(value, 0, 1), np.clip(lower, 0, 1), np.clip(upper, 0, 1), L, spans, below,
+            value, np.clip(lower, 0, 1), np.clip(upper, 0, 1), L, spans, below,
             "measured" if interval is None else "predicted", self.grade, chosen, tuple(warned),
         )  # fmt: skip
 

@@ -279,6 +279,21 @@ def test_a_run_under_way_shows_its_forecast_and_its_spike(
             text("update runs set step = 2700 where id = :i"), {"i": curves.live_run_id}
         )
     expect(said).to_have_text("90%")
+    alarm = visit.page.locator('[data-out="alarm"]')
+    assert "bad" not in (alarm.get_attribute("class") or "")
+    with engine.begin() as connection:
+        for step in (2701, 2702, 2703, 2704):
+            connection.execute(
+                text(
+                    "insert into curve_points (run_id, step, tokens, loss, lr) values (:i, :s, "
+                    "1024 * :s, 5.0, 1e-3)"
+                ),
+                {"i": curves.live_run_id, "s": step},
+            )
+        connection.execute(
+            text("update runs set step = 2704 where id = :i"), {"i": curves.live_run_id}
+        )
+    expect(alarm).to_have_class("notice bad")  # the colour follows, not the words alone
 
 
 def test_both_losses_of_a_continual_run(visit: Visit, cpt: SeededContinual) -> None:

@@ -236,3 +236,53 @@ def test_unseen_continual_runs_are_predicted_and_planned(
     best = plan.json()["plan"]["best"]
     # measured: without replay 2.04 / 1.43, with a quarter of it 1.79 / 1.46
     assert best["replay_ratio"] > 0 and best["steps"] == 1500
+
+
+def test_two_losses_at_a_step_and_schedules_that_fill_the_memory_are_refused(
+    client: TestClient,
+) -> None:
+    one = curve("twice", WSD)
+    one["step"][1] = one["step"][0]
+    for body, said in (
+        (one, "stands twice"),
+        (curve("long", WSD) | {"schedule": {**WSD, "steps": 1e13}}, "1e+13 steps"),
+        (curve("mistyped", WSD) | {"schedule": {**WSD, "steps": "many"}}, "takes steps, peak_lr"),
+    ):
+        answer = client.post("/v1/curves/fit", json={"law": "annealing", "curves": [body]})
+        assert answer.status_code == 422 and said in answer.text
+
+
+def test_what_a_continual_run_continues_must_be_said(client: TestClient) -> None:
+    examples = client.get("/openapi.json").json()["paths"]
+    made, asked = (
+        next(iter(
+            examples[path]["post"]["requestBody"]["content"]["application/json"]["examples"].values()
+        ))["value"]
+        for path in ("/v1/cpt/fit", "/v1/cpt/predict")
+    )  # fmt: skip
+    same = client.post("/v1/cpt/fit", json={**made, "domain": made["general"]})
+    assert same.status_code == 422 and "one validation set" in same.text
+    fit = client.post("/v1/cpt/fit", json=made).json()["id"]
+    alone = {**asked, "fit": fit, "before": None}
+    refused = client.post("/v1/cpt/predict", json=alone)
+    assert refused.status_code == 422 and refused.json()["column"] == "before"
+    schedule = {**asked["schedule"], "steps": 100_000}
+    far = client.post(
+        "/v1/cpt/predict", json={**asked, "fit": fit, "schedule": schedule, "steps": None}
+    ).json()
+    assert "far" in {one["code"] for one in far["general"]["warnings"]}
+
+
+def test_open_weights_predict_and_do_not_plan(client: TestClient) -> None:
+    examples = client.get("/openapi.json").json()["paths"]
+    made, plan = (
+        next(iter(
+            examples[path]["post"]["requestBody"]["content"]["application/json"]["examples"].values()
+        ))["value"]
+        for path in ("/v1/cpt/fit", "/v1/cpt/plan")
+    )  # fmt: skip
+    curves = [{**one, "before": None, "unknown": True} for one in made["curves"]]
+    kept = client.post("/v1/cpt/fit", json={**made, "curves": curves})
+    assert kept.status_code == 201
+    refused = client.post("/v1/cpt/plan", json={**plan, "fit": kept.json()["id"]})
+    assert refused.status_code == 422 and "cannot plan" in refused.text

@@ -145,3 +145,62 @@ def test_cpt_on_our_own_runs(tmp_path: Path, run: Run) -> None:
 
 def test_the_conventions_are_those_of_fitting() -> None:
     assert tuple(one.value for one in Convention) == CONVENTIONS
+
+
+def test_losses_of_two_validation_sets_are_not_one_curve(run: Run) -> None:
+    done = run("curve", "fit", "annealing", EXAMPLES / "curves.csv", "--schedules",
+               EXAMPLES / "schedules.json")  # fmt: skip
+    assert done.code == 1 and "--domain" in done.err
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("steps,200,3e-4,9.9", "two losses"),
+        ("steps,12.5,3e-4,9.9", "whole"),
+        ("steps,-3,3e-4,9.9", "whole"),
+        ("steps,201,nan,9.9", "lr is 'nan'"),
+        ("steps,201,3e-4,9,9", "more cells"),
+        ("ste\0ps,201,3e-4,9.9", "NUL"),
+    ],
+)
+def test_a_bad_row_is_named(curves_csv: Path, run: Run, row: str, said: str) -> None:
+    with curves_csv.open("a") as file:
+        file.write(row + "\n")
+    done = run("curve", "fit", "annealing", curves_csv, "--draws", 0)
+    words = {"two losses": "has the losses"}.get(said, said)
+    assert done.code == 1 and words in done.err and "line" in done.err
+
+
+def test_a_semicolon_file_is_read(curves_csv: Path, run: Run) -> None:
+    curves_csv.write_text(curves_csv.read_text().replace(",", ";"))
+    assert run("curve", "fit", "annealing", curves_csv, "--draws", 0).code == 0
+
+
+def test_options_out_of_range_are_refused(curves_csv: Path, run: Run) -> None:
+    for options in (("--momentum", 2), ("--momentum", "nan"), ("--delta", 0), ("--delta", "nan")):
+        done = run("curve", "fit", "annealing", curves_csv, "--draws", 0, *options)
+        assert done.code == 1 and str(options[0][2:]) in done.err
+
+
+def test_steps_that_are_no_numbers_are_wrong_usage(fit_json: Path, run: Run) -> None:
+    for steps in ("nan", "inf", "1,,2"):
+        done = run("curve", "predict", fit_json, "--schedule", json.dumps(TARGET), "--steps", steps)
+        assert done.code == 2
+
+
+def test_a_forecast_says_its_reach(fit_json: Path, curves_csv: Path, run: Run) -> None:
+    so_far = curves_csv.parent / "now.csv"
+    step = np.arange(100, 8_000, 100)
+    losses = true_loss(TARGET, step)
+    rows = "\n".join(f"{s},{y}" for s, y in zip(step, losses, strict=True))
+    so_far.write_text("step,loss\n" + rows + "\n")
+    done = run("curve", "forecast", fit_json, so_far, "--schedule", json.dumps(TARGET), "--json")
+    assert done.document["reach"]["steps"] == pytest.approx(16 / 12)
+
+
+def test_json_too_deep_is_refused(tmp_path: Path, run: Run) -> None:
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 200_000)
+    done = run("curve", "predict", deep, "--schedule", json.dumps(TARGET))
+    assert done.code == 1 and "deep.json is not a curve fit" in done.err

@@ -179,7 +179,7 @@ class RankOut(Answer):
 class OptimizeIn(AskIn):
     """A run of so many steps at a given peak rate: no law of the curve may choose that."""
 
-    steps: int = Field(ge=10, le=10_000_000)
+    steps: int = Field(ge=10, le=1_000_000, description="504 schedules of so many are looked at.")
     peak_lr: PositiveFloat
     warmup_steps: int = Field(default=0, ge=0, le=10_000_000)
 
@@ -246,6 +246,12 @@ class ContinualFitIn(Request):
     draws: int = Field(default=200, ge=0, le=loss_curves.MAX_DRAWS)
     level: Level = 0.9
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _two_domains(self) -> "ContinualFitIn":
+        if self.general == self.domain:
+            raise ValueError("general and domain are one validation set")
+        return self
 
     def to_request(self) -> ContinualRequest:
         curves = None
@@ -332,8 +338,8 @@ class ContinualPlanOut(Answer):
 
 class InFlightOut(Answer):
     """final: the loss after the last step, with its interval; offset: how far the run is off the
-    law; residuals: in standard deviations; alarm: the last few are far too high; health: spikes
-    and divergence; advice: where an incumbent was given."""
+    law; reach: times beyond the fitted curves; residuals: in standard deviations; alarm: the last
+    few are far too high; health: spikes and divergence; advice: where an incumbent was given."""
 
     run: int
     fit: int
@@ -349,6 +355,7 @@ class InFlightOut(Answer):
     offset_points: int
     residuals: list[dict[str, Any]]
     alarm: bool
+    reach: dict[str, float]
     health: dict[str, Any] | None
     advice: dict[str, Any] | None
     warnings: list[dict[str, Any]]

@@ -24,6 +24,7 @@ from app.services.link_plans import PlanRequest
 from app.services.link_sets import LinkSet
 from app.services.links import LinkRequest, SourceLoss
 from fitting.loss_to_loss import KINDS, METHODS
+from fitting.loss_to_loss.kinds import NEAR_ONE
 
 Kind = Literal["train_to_train", "train_to_test", "test_to_test", "general"]
 Method = Literal["joint", "paper_ols", "free_E1", "odr"]
@@ -77,7 +78,7 @@ class OtherSetIn(SetIn):
 
 class KappaPrior(Request):
     mean: PositiveFloat = 1.0
-    sd: PositiveFloat = 0.05
+    sd: PositiveFloat = NEAR_ONE[1]
 
 
 # 1.8 + z and 1.2 + .8 z^1.05 on a grid of sizes and tokens
@@ -133,7 +134,8 @@ class LinkIn(Request):
         default=None, description="Whose E is a floor that is neither given nor free."
     )
     kappa_prior: KappaPrior | Literal["default", "none"] = Field(
-        default="default", description="Of the joint method; default: N(1, .05) train-to-train."
+        default="default",
+        description=f"Of the joint method; default: N(1, {NEAR_ONE[1]:g}) train-to-train.",
     )
     noise_ratio: PositiveFloat = Field(
         default=1.0, description="Noise of the target over the source's, for odr."

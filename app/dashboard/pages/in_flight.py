@@ -41,14 +41,19 @@ class Told:
     foreseen: Foreseen | None
     why: str
 
-    def outputs(self) -> dict[str, tuple[str, str]]:
-        """{place on the page: (shown, exact)}: what a live page writes anew."""
-        out = {"health": (said := in_words(self.health, self.points), said)}
+    def outputs(self) -> dict[str, tuple[str, ...]]:
+        """{place on the page: (shown, exact)}, and for a notice the class of its colour: what a
+        live page writes anew."""
+        said = in_words(self.health, self.points)
+        verdict = "" if self.health is None else self.health.verdict
+        tone = {"healthy": "good", "diverged": "bad"}.get(verdict, "")
+        out: dict[str, tuple[str, ...]] = {"health": (said, said, tone)}
         if self.foreseen is not None:
             answer = self.foreseen.answer
             final = answer["final"]
             ends = text.interval(final["lower"], final["upper"])
             alarm = [one["message"] for one in answer["warnings"]]
+            tone = "bad" if answer["alarm"] else "" if alarm else "good"
             words = " ".join(alarm) or "The recent losses are within what the law allows."
             out |= {
                 "final": (text.loss(final["loss"]), str(final["loss"])),
@@ -56,7 +61,8 @@ class Told:
                 "seen": (f"{answer['share_seen']:.0%}", str(answer["share_seen"])),
                 "offset": (text.percent(float(np.expm1(answer["offset"]))), str(answer["offset"])),
                 "law-only": (text.loss(answer["law_only"]), str(answer["law_only"])),
-                "alarm": (words, words),
+                "alarm": (words, words, tone),
+                "reach": (text.reach(answer["reach"]), str(dict(answer["reach"]))),
             }
         return out
 

@@ -96,10 +96,11 @@ async function ask(address, body) {
   return found;
 }
 
-function show(name, shown, exact = shown) {
+function show(name, shown, exact = shown, tone = null) {
   for (const element of all(`[data-out="${name}"]`)) {
     element.textContent = shown;
     element.title = exact;
+    if (tone !== null) element.className = `notice ${tone}`;
   }
 }
 

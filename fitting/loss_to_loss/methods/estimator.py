@@ -28,6 +28,11 @@ class Options:
     kappa_prior: KappaPrior | None = None
     noise_ratio: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name, given in (("E0", self.E0), ("E1", self.E1)):
+            if given is not None and not (np.isfinite(given) and given >= 0):
+                raise FittingError("bad_option", f"{name} is {given}.", "Give a loss, 0 or more.")
+
 
 class Estimator(Protocol):
     """A method prepared on some pairs.
@@ -75,8 +80,6 @@ def shift_of(
 ) -> tuple[Shift, list[Warned]]:
     """E of set `place`: as given, else from its own law; with a warning if that is at a bound."""
     if given is not None:
-        if not (np.isfinite(given) and given >= 0):
-            raise FittingError("bad_option", f"E{place} is {given}.", "Give a loss, 0 or more.")
         return Shift(float(given), None, "given"), []
     floor = floor_of(pairs, place, law)
     warned = []

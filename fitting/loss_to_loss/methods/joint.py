@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fitting.errors import FittingError
 from fitting.links import Floats
 from fitting.loss_to_loss.latent import Latent, fit_latent, links_between
 from fitting.loss_to_loss.methods.estimator import Answer, Options, at_bound
@@ -25,7 +26,23 @@ class Joint(Answer):
         return links_between(self.latent.resampled(weights), 0, 1)
 
 
+def _refuse_above_losses(pairs: Pairs, place: int, given: float | None) -> None:
+    """A floor that is given stands below every loss of its set: no z reaches those beneath it."""
+    seen = pairs.losses[np.isfinite(pairs.losses[:, place]), place]
+    lost = 0 if given is None else int((seen <= given).sum())
+    if lost:
+        raise FittingError(
+            "infeasible",
+            f"E{place} is given as {given:.6g}, and {lost} of {seen.size} losses of "
+            f"{pairs.names[place]} lie at or below it.",
+            f"Fix a floor below {seen.min():.6g}, leave E{place} free, or use paper_ols or odr, "
+            "which leave such pairs out and say how many.",
+        )
+
+
 def prepare(pairs: Pairs, options: Options) -> Joint:
+    for place, given in enumerate((options.E0, options.E1)):
+        _refuse_above_losses(pairs, place, given)
     latent = fit_latent(pairs, kappa_prior=options.kappa_prior, E0=options.E0, E1=options.E1)
     best = links_between(latent.theta[None], 0, 1)[0]
     warned = []

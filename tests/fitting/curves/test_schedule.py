@@ -79,3 +79,32 @@ def test_shapes() -> None:
 def test_an_unusable_schedule_is_refused(spec: dict) -> None:
     with pytest.raises(FittingError):
         Schedule.from_dict(spec)
+
+
+PEAK = {"steps": 100, "peak_lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"kind": "constant", "peak_lr": 1e-3}, "has no 'steps'"),
+        ({"kind": "constant", **PEAK, "steps": "many"}, "cannot be read"),
+        ({"kind": "constant", **PEAK, "steps": float("inf")}, "cannot be read"),
+        ({"kind": "constant", **PEAK, "steps": 1e13}, "1e+13 steps"),  # memory is not filled first
+        ({"kind": "wsd-s", **PEAK, "cooldown_steps": 10, "periods": [1e13]}, "of 100"),
+        ({"kind": "stages", "stages": [{"steps": 1e13, "to": 1e-3}]}, "1e+13 steps"),
+        ({"kind": "stages", "stages": [{"steps": -4, "to": 1e-3}]}, "-4 steps"),
+        ({"kind": "cyclic", **PEAK, "cycles": 0}, "0 cycles"),
+        ({"kind": "wsd", **PEAK, "cooldown_steps": -5}, "cool-down of -5"),
+        ({"kind": "step", **PEAK, "boundaries": [-5], "factors": [0.1]}, "Boundaries"),
+        ({"kind": "array", "rates": ["a"]}, "cannot be read"),
+        ({"kind": "array", "rates": [1e300]}, "1e+300"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused_with_what_its_kind_takes(spec: dict, said: str) -> None:
+    with pytest.raises(FittingError) as refused:
+        Schedule.from_dict(spec)
+    assert said in refused.value.message and refused.value.hint
+    if "cannot be read" in said or "has no" in said:
+        takes = "rates" if spec["kind"] == "array" else "steps, peak_lr"
+        assert takes in refused.value.hint

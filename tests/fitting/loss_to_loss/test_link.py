@@ -341,3 +341,43 @@ def test_few_target_runs_without_a_law_of_their_own_say_what_to_do() -> None:
         fit_link(pairs, method="paper_ols")
     link = fit_link(pairs, draws=20)
     assert link.method == "joint" and TRUE["code"]["E"] == pytest.approx(link.params["E1"], abs=0.1)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    sets = simulated(noise=1e-3)
+    pairs = pair(sets["web"], sets["code"])
+    for floor in (float("nan"), float("inf"), -1.0):
+        for name in ("E0", "E1"):
+            with pytest.raises(FittingError, match=name):
+                fit_link(pairs, draws=0, **{name: floor})
+    for sd in (1e-300, 1e308, float("inf")):
+        with pytest.raises(FittingError, match="kappa_prior"):
+            fit_link(pairs, kappa_prior=(1.0, sd), draws=0)
+    link = fit_link(pairs, draws=20)
+    for flops in (float("nan"), float("inf"), 0.0, -1.0):
+        with pytest.raises(FittingError, match="flops"):
+            link.predict(2.6, flops=flops)
+    for ends in ((float("nan"), 2.7), (-1.0, 2.7), (2.5, float("inf"))):
+        with pytest.raises(FittingError, match="interval"):
+            link.predict(2.6, measured=False, source_interval=ends)
+
+
+def test_a_given_floor_above_losses_is_refused_not_fitted_around() -> None:
+    """With E0 above some source losses the joint fit gave an answer without a word."""
+    sets = simulated(noise=1e-3)
+    pairs = pair(sets["web"], sets["code"])
+    middle = float(np.median(pairs.x[pairs.paired]))
+    with pytest.raises(FittingError, match="at or below it"):
+        fit_link(pairs, method="joint", E0=middle, draws=0)
+    assert "below_floor" in codes(fit_link(pairs, method="paper_ols", E0=middle, draws=0))
+
+
+def test_losses_and_factors_out_of_any_range_are_refused() -> None:
+    """Losses of 1e300 ended in a linear-algebra error; bytes per token were taken for tokens."""
+    sets = simulated(noise=1e-3)
+    web, code = sets["web"], sets["code"]
+    for factor in (1e300, 1e-300):
+        with pytest.raises(FittingError, match="A loss of source"):
+            pair(Runs(web.inputs, web.loss * factor), code)
+    with pytest.raises(FittingError, match="bytes per token"):
+        pair(web, code, unit="bits/byte", tokens_per_byte=(4.2, 0.3))

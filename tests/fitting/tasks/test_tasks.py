@@ -173,3 +173,23 @@ def test_two_steps_reach_a_real_large_run() -> None:
     assert p.source == "predicted"
     assert p.lower[0] <= actual <= p.upper[0]
     assert abs(p.accuracy[0] - actual) < 0.04
+
+
+def test_a_curve_that_runs_past_one_is_not_sure_of_it() -> None:
+    """The decay has no top: far below its data it passes 1, where its interval was 0 wide."""
+    truth = CURVES["sigmoid"].formula(LOSSES, **TRUTH["sigmoid"])
+    task = fit_task(LOSSES, truth, "decay", chance=0.25)
+    far = task.predict(0.8)
+    assert far.accuracy[0] == 1.0 and far.lower[0] < 0.97 < far.upper[0]
+    assert "past_perfect" in {w.code for w in far.warnings}
+
+
+def test_an_interval_holds_its_loss_and_a_floor_its_points() -> None:
+    task = fit_task(LOSSES, CURVES["sigmoid"].formula(LOSSES, **TRUTH["sigmoid"]), "sigmoid",
+                    chance=0.25, draws=10)  # fmt: skip
+    for ends in ((float("nan"), 3.0), (2.9, 3.1), (3.0, 2.0), (-1.0, 3.0)):
+        with pytest.raises(FittingError, match="interval"):
+            task.predict(2.5, interval=ends)
+    for floor in (float("nan"), float("inf"), 2.4, -1.0):
+        with pytest.raises(FittingError, match="loss_floor"):
+            fit_task(LOSSES, task.accuracy(LOSSES), "softmin", loss_floor=floor, draws=0)
