@@ -8,7 +8,15 @@ from app.api.auth import READ, SUBMIT
 from app.api.dependencies import Cursor, DatabaseDep, Id, Limit, SettingsDep
 from app.api.idempotency import IdempotentRoute
 from app.api.schemas.common import PageOf
-from app.api.schemas.sweeps import NoiseOut, PlanOut, SeedNoise, SweepIn, SweepOut
+from app.api.schemas.sweeps import (
+    NoiseOut,
+    PlanOut,
+    RateSensitivity,
+    SeedNoise,
+    SensitivityOut,
+    SweepIn,
+    SweepOut,
+)
 from app.services import paging, sweeps
 
 router = APIRouter(
@@ -79,3 +87,13 @@ def get_noise(
     with database.begin() as connection:
         found = sweeps.seed_noise(connection, sweep_id, level=level)
     return NoiseOut(sweep_id=sweep_id, noise=list(map(SeedNoise.model_validate, found)))
+
+
+@router.get("/{sweep_id}/sensitivity")
+def get_sensitivity(sweep_id: Id, database: DatabaseDep) -> SensitivityOut:
+    """What a wrong peak rate costs, from the sweep's rates (`lrs`), three or more of a size."""
+    with database.begin() as connection:
+        found = sweeps.rate_sensitivity(connection, sweep_id)
+    return SensitivityOut(
+        sweep_id=sweep_id, sensitivity=list(map(RateSensitivity.model_validate, found))
+    )

@@ -1,8 +1,11 @@
 """Sweeps: planned, stored as runs, followed to their end."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -201,6 +204,49 @@ def seed_noise(connection: Connection, sweep_id: int, *, level: float = 0.9) -> 
         low, high = chi2.ppf([(1 + level) / 2, (1 - level) / 2], n)
         bounds = {"lower": spread.sd * (n / low) ** 0.5, "upper": spread.sd * (n / high) ** 0.5}
         found.append(SeedNoise(**vars(spread), **bounds, level=level))
+    return found
+
+
+@dataclass(frozen=True)
+class RateSensitivity:
+    """What a wrong peak rate costs runs of one size and length; fitting/curves/sensitivity.py."""
+
+    validation_set: str
+    n_total: float
+    steps: int
+    seed: int
+    value: float
+    best_lr: float
+    best_loss: float
+    edge: bool
+    span: float
+    n_rates: int
+    diverged: int
+
+
+def rate_sensitivity(connection: Connection, sweep_id: int) -> list[RateSensitivity]:
+    """From the sweep's rates (`lrs`), by validation set, size and length: where at least three have
+    come to an end and one of them did not diverge. A diverged run counts with its first loss."""
+    from fitting.curves.sensitivity import lr_sensitivity
+
+    get(connection, sweep_id)
+    found = []
+    key = attrgetter("validation_set", "n_total", "steps", "seed")
+    for which, group in itertools.groupby(counts.at_rates(connection, sweep_id), key):
+        runs_at = list({each.lr: each for each in group}.values())
+        losses = [math.nan if each.loss is None else each.loss for each in runs_at]
+        firsts = [each.first_loss for each in runs_at if each.first_loss is not None]
+        diverged = sum(map(math.isnan, losses))
+        if len(losses) < 3 or diverged == len(losses) or (diverged and not firsts):
+            continue
+        rates = [each.lr for each in runs_at]
+        found.append(
+            RateSensitivity(
+                *which,
+                **lr_sensitivity(rates, losses, max(firsts, default=None)).to_dict(),
+                diverged=diverged,
+            )
+        )
     return found
 
 

@@ -94,6 +94,52 @@ def seed_spread(connection: Connection, sweep_id: int) -> list[Spread]:
 
 
 @dataclass(frozen=True)
+class AtRate:
+    """The end of a run at peak rate `lr`; loss None where it, or the trunk it needs, diverged.
+
+    first_loss   of its first training batch, None where no curve is stored
+    """
+
+    validation_set: str
+    n_total: float
+    steps: int
+    seed: int
+    lr: float
+    loss: float | None
+    first_loss: float | None
+
+
+def at_rates(connection: Connection, sweep_id: int) -> list[AtRate]:
+    """Of the sweep's cooled runs that came to an end, on each of its validation sets."""
+    rows = connection.execute(
+        text(
+            """
+            with ended as (
+                select r.id, r.n_total, r.steps, r.seed, coalesce(t.id, r.id) as began,
+                    cast(r.config -> 'optimizer' ->> 'lr' as float8) as lr,
+                    r.status = 'finished' as ok
+                from runs r left join runs t on t.id = r.parent_run_id and t.sweep_id = r.sweep_id
+                where r.sweep_id = :sweep_id and r.cooled
+                    and (r.status in ('finished', 'diverged') or t.status = 'diverged')
+            ), sets as (
+                select distinct e.validation_set
+                from evaluations e join ended on ended.id = e.run_id and ended.ok
+            )
+            select s.validation_set, r.n_total, r.steps, r.seed, r.lr, e.loss,
+                (select p.loss from curve_points p where p.run_id = r.began and p.step = 1)
+            from ended r cross join sets s left join evaluations e
+                on e.run_id = r.id and e.step = r.steps and e.validation_set = s.validation_set
+                    and r.ok
+            where r.lr is not null and (e.loss is not null or not r.ok)
+            order by 1, 2, 3, 4, 5
+            """
+        ),
+        {"sweep_id": sweep_id},
+    )
+    return [AtRate(*row) for row in rows]
+
+
+@dataclass(frozen=True)
 class WorkerSeen:
     """A worker by what it holds: `runs` in training, last heard of at `heartbeat_at`."""
 

@@ -18,22 +18,13 @@ import psutil
 import pytest
 
 from app.services import corpora
+from tests.benchmarks import train_on_gpu
+from tests.benchmarks.train_on_gpu import missing
 from tests.workers.lab import Lab, WorkerProcess, points_of, train_alone
 from workers import machine
 
 GPUS = machine.gpus()
 TEXTS = ("asyncio", "email", "json", "unittest", "multiprocessing", "importlib", "xml", "http")
-
-
-def missing() -> str | None:
-    """Why nothing can be trained on a GPU here, if so."""
-    if not GPUS:
-        return "no GPU here: nvidia-smi lists none, or CUDA_VISIBLE_DEVICES is empty"
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} cannot use the GPU: install a build with CUDA"
-    return None
 
 
 NO_GPU = missing()
@@ -137,6 +128,56 @@ def test_a_killed_worker_s_run_goes_on_on_another_gpu(
     apart = np.abs(np.array(curve)[:, 2] - np.array(undisturbed)[:, 2])
     assert apart.mean() < 0.02
     assert apart[:every].max() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_deterministic_mode_repeats_a_run_bit_for_bit(
+    corpus: Path, tmp_path: Path, optimizer: str
+) -> None:
+    source = {"name": "code", "path": str(corpus)}
+    config = {
+        **ON_GPU,
+        "schedule": {"kind": "wsd", "steps": 200, "warmup_steps": 20, "cooldown_steps": 40},
+        "data": {"train": [source], "validation": [source]},
+        "optimizer": {"name": optimizer, "lr": 6e-3},
+        "evaluate": {"tokens": 16384},
+        "deterministic": True,
+        "compile": False,
+    }
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    one, two = (points_of(train_alone(folder, config)) for folder in folders)
+    assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
+@pytest.mark.parametrize("size", train_on_gpu.LARGE, ids=lambda size: size.name)
+def test_how_much_of_a_gpu_a_large_proxy_uses(size: train_on_gpu.Size) -> None:
+    """The figure is what this is for (`pytest -s`); the bound only says that something is wrong."""
+    speed = train_on_gpu.measure(size, 1, 60, on_gpu=True)
+    print(speed)
+    assert speed.mfu("palm") is None or speed.mfu("palm") > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
+def test_small_runs_side_by_side_on_a_gpu_train_more_tokens() -> None:
+    one, four = (train_on_gpu.measure(train_on_gpu.SMALL, n, 60, on_gpu=True) for n in (1, 4))
+    print(one, four, sep="\n")
+    assert four.tokens_per_second > 1.5 * one.tokens_per_second
+
+
+@pytest.mark.slow
+def test_the_gpu_s_measurements_walk_on_a_cpu() -> None:
+    """So that they work on the day that there is a GPU: two runs at once, started and stopped."""
+    speed = train_on_gpu.measure(train_on_gpu.TOY, 2, 2.5, on_gpu=False)
+    assert (speed.processes, speed.device, speed.mfu("palm")) == (2, "cpu", None)
+    assert speed.tokens_per_second > 100
+    assert str(speed).startswith("toy x 2 on cpu: ")
 
 
 def is_trainer(process: psutil.Process) -> bool:

@@ -1,6 +1,7 @@
 """Sweeps: planned exactly, stored as runs, branches released by their trunk's checkpoint."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +283,45 @@ def test_seed_noise_is_the_pooled_deviation_of_repeats(
     # chi squared of 4 at 5% and 95%, from a table: 0.711 and 9.488
     assert noise.lower == pytest.approx(noise.sd * (4 / 9.488) ** 0.5, rel=1e-3)
     assert noise.upper == pytest.approx(noise.sd * (4 / 0.711) ** 0.5, rel=1e-3)
+
+
+def test_rate_sensitivity_is_that_of_the_124m_runs(
+    connection: Connection, settings: Settings, with_corpora: Path
+) -> None:
+    """Five real rates (124M, 50k steps): .0267; a sixth, whose trunk diverged, counts ln 256."""
+    projects.create(connection, "rates")
+    finals = {1e-4: 3.0646, 5e-4: 2.9714, 1e-3: 2.9677, 2e-3: 2.9742, 3e-3: 2.9941}
+    one_size = {**SPEC, "sizes": SPEC["sizes"][:1]}
+    spec = {**one_size, "lrs": [*finals, 5e-3]}
+    sweep = sweeps.create(connection, settings, "rates", "s", spec)
+    assert sweeps.rate_sensitivity(connection, sweep.id) == []
+
+    def end(run_id: int, status: str) -> None:
+        connection.execute(
+            text("update runs set status = :status where id = :id"),
+            {"id": run_id, "status": status},
+        )
+
+    for run in sweeps.runs_of(connection, sweep.id):
+        lr = run.config["optimizer"]["lr"]
+        if run.kind == "trunk":
+            connection.execute(
+                text("insert into curve_points (run_id, step, loss) values (:id, 1, :loss)"),
+                {"id": run.id, "loss": math.log(256)},
+            )
+            end(run.id, "finished" if lr in finals else "diverged")
+        elif lr in finals:
+            connection.execute(
+                text(
+                    "insert into evaluations (run_id, validation_set, step, loss)"
+                    " values (:id, 'code', :step, :loss)"
+                ),
+                {"id": run.id, "step": run.steps, "loss": finals[lr]},
+            )
+            end(run.id, "finished")
+    found = sweeps.rate_sensitivity(connection, sweep.id)
+    assert found  # of each length
+    for each in found:
+        assert (each.best_lr, each.n_rates, each.diverged, each.edge) == (1e-3, 6, 1, False)
+        lost = (5 * 0.0267 + math.log(256) - 2.9677) / 6
+        assert each.value == pytest.approx(lost, abs=1e-4)

@@ -2,12 +2,12 @@
 
 At a width below a few hundred, a step of 1,024 tokens spends most of its time between the matrix
 products: dispatching small operations, in autograd's book-keeping, and in loops over short rows.
-Here each part of the model is one node of autograd's graph, and the stream lies *positions last*,
-(width, sequences, length): norms, rotations and gates then run along the positions, where the usual
-layout would stop after half a head (4 to 24 numbers). Tests hold every function against model.py's
+Here each part of the model is one node of autograd's graph, and the stream lies *positions last*:
+norms, rotations and gates then run along a thousand positions, where the usual layout would stop
+after half a head (4 to 24 numbers). Tests hold every function against model.py's
 plain formulas and its gradients against finite differences; decision 0094 has the measurements.
 
-    x       the stream, (width, sequences, length)
+    x       the stream, (width, positions); positions = sequences * length, one after the other
     g_name  gradient of the loss with respect to `name`
     scale   of what a layer adds to the stream, see model.py
 """
@@ -30,21 +30,27 @@ def suits(config: ModelConfig) -> bool:
     return config.mlp == "swiglu" and config.qk_norm and config.seq_len <= LONGEST
 
 
-def normalise(x: Tensor, axis: int = 0, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """n = r x with r = factor / sqrt(mean(x^2) + EPS), the mean over `axis`; n and r."""
-    r = x.square().mean(axis, keepdim=True).add_(EPS).rsqrt_()
+def normalise(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """n = r x with r = factor / sqrt(mean(x^2) + EPS) of each position, x (..., width, positions);
+    n and r (..., 1, positions)."""
+    r = mean(x.square()).add_(EPS).rsqrt_()
     if factor != 1.0:
         r *= factor
     return x * r, r
 
 
 def normalise_gradient(g_n: Tensor, n: Tensor, r: Tensor, factor: float = 1.0) -> Tensor:
-    """g_x / r of `normalise` over the first axis.
+    """g_x / r of `normalise`.
 
     dr/dx_j = -r^3 x_j / (width factor^2), so g_x = r (g_n - n mean(g_n n) / factor^2).
     """
-    mean = (g_n * n).mean(0, keepdim=True)
-    return torch.addcmul(g_n, n, mean, value=-(factor**-2))
+    return torch.addcmul(g_n, n, mean(g_n * n), value=-(factor**-2))
+
+
+def mean(x: Tensor) -> Tensor:
+    """Over the rows of (..., rows, positions): as a product, which is quicker than a reduction."""
+    rows = x.shape[-2]
+    return x.new_full((1, rows), 1.0 / rows) @ x
 
 
 class _Embed(Function):
@@ -52,30 +58,31 @@ class _Embed(Function):
 
     @staticmethod
     def forward(ctx: Any, embedding: Tensor, ids: Tensor) -> Tensor:
-        rows = embedding.index_select(0, ids.flatten())
+        rows = embedding.index_select(0, ids)
         x, r = normalise(rows.t().contiguous())
         ctx.save_for_backward(ids, x, r)
         ctx.vocabulary = len(embedding)
-        return x.view(-1, *ids.shape)
+        return x
 
     @staticmethod
-    def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         ids, x, r = ctx.saved_tensors
-        rows = normalise_gradient(g_out.flatten(1), x, r).mul_(r).t().contiguous()
+        rows = normalise_gradient(g, x, r).mul_(r).t().contiguous()
         g_embedding = rows.new_zeros(ctx.vocabulary, rows.shape[1])
-        return g_embedding.index_add_(0, ids.flatten(), rows), None
+        return g_embedding.index_add_(0, ids, rows), None
 
 
-def turn(n: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """`out` = the pairs (a, b) of gain * n, turned: a cos - b sin, a sin + b cos.
+def turn(n: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The pairs (a, b) of gain * n, turned: a cos - b sin, a sin + b cos.
 
-    n, out (2, heads, head_dim, sequences, length); gain (2, 1, head_dim, 1, 1); cos, sin
-    (head_dim / 2, 1, length). The gains are multiplied into cosine and sine, which are smaller.
+    n (2, heads, head_dim, positions); gain (2, 1, head_dim, 1); cos, sin (head_dim / 2, positions).
+    The gains are multiplied into cosine and sine, which are smaller.
     """
-    (a, b), (gain_a, gain_b) = n.chunk(2, 2), gain.chunk(2, 2)
-    out_a, out_b = out.chunk(2, 2)
+    out = torch.empty_like(n)
+    (a, b), (gain_a, gain_b), (out_a, out_b) = (each.chunk(2, 2) for each in (n, gain, out))
     torch.mul(a, gain_a * cos, out=out_a).addcmul_(b, gain_b * sin, value=-1.0)
     torch.mul(a, gain_a * sin, out=out_b).addcmul_(b, gain_b * cos)
+    return out
 
 
 def turn_back(g: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
@@ -105,21 +112,24 @@ class _Attend(Function):
         out_weight: Tensor,
         cos: Tensor,
         sin: Tensor,
+        length: int,
         scale: float,
     ) -> Tensor:
-        width, sequences, length = x.shape
+        width, positions = x.shape
         head_dim = gain.shape[-1]
-        heads = width // head_dim
-        gain = gain.view(2, 1, head_dim, 1, 1)
+        heads, sequences = width // head_dim, positions // length
+        gain = gain.view(2, 1, head_dim, 1)
         n, r = normalise(x)
-        qkv = (qkv_weight @ n.flatten(1)).view(3, heads, head_dim, sequences, length)
-        n_qk, r_qk = normalise(qkv[:2], axis=2)
+        qkv = (qkv_weight @ n).view(3, heads, head_dim, positions)
+        n_qk, r_qk = normalise(qkv[:2])
         by_head = x.new_empty(3, sequences, heads, head_dim, length)
-        turn(n_qk, gain, cos, sin, out=by_head[:2].permute(0, 2, 3, 1, 4))
-        by_head[2].copy_(qkv[2].permute(2, 0, 1, 3))
+        split = heads, head_dim, sequences, length
+        by_position = by_head.permute(0, 2, 3, 1, 4)  # a view, indexed as qkv is
+        by_position[:2] = turn(n_qk, gain, cos, sin).view(2, *split)
+        by_position[2] = qkv[2].view(split)
         q, k, v = by_head.flatten(1, 2)
         y = torch.empty_like(x)
-        y_by_head = y.view(heads, head_dim, sequences, length).permute(2, 0, 1, 3)
+        y_by_head = y.view(split).permute(2, 0, 1, 3)
         after = x.new_full((QUERIES, QUERIES), float("-inf")).triu_(1)
         weights = []
         for begin in range(0, length, QUERIES):
@@ -128,24 +138,23 @@ class _Attend(Function):
             scores[..., begin:].add_(after[: end - begin, : end - begin])
             weights.append(torch._softmax(scores, -1, False))
             mixed = torch.bmm(v[..., :end], weights[-1].mT)
-            y_by_head[..., begin:end].copy_(mixed.view(sequences, heads, head_dim, -1))
+            y_by_head[..., begin:end] = mixed.view(sequences, heads, head_dim, -1)
         ctx.scale = scale
         ctx.save_for_backward(
             qkv_weight, gain, out_weight, cos, sin, n, r, n_qk, r_qk, by_head, y, *weights
         )
-        out = torch.addmm(x.flatten(1), out_weight, y.flatten(1), alpha=scale)
-        return out.view(x.shape)
+        return torch.addmm(x, out_weight, y, alpha=scale)
 
     @staticmethod
-    def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         qkv_weight, gain, out_weight, cos, sin, n, r, n_qk, r_qk, by_head, y, *weights = (
             ctx.saved_tensors
         )
         _, sequences, heads, head_dim, length = by_head.shape
+        split, positions = (heads, head_dim, sequences, length), sequences * length
         q, k, v = by_head.flatten(1, 2)
-        g = g_out.flatten(1)
-        g_y = product(out_weight.t(), g, ctx.scale).view(heads, head_dim, sequences, length)
-        g_out_weight = product(g, y.flatten(1).t(), ctx.scale)
+        g_y = product(out_weight.t(), g, ctx.scale).view(split)
+        g_out_weight = product(g, y.t(), ctx.scale)
 
         g_y = g_y.permute(2, 0, 1, 3).reshape(sequences * heads, head_dim, length)
         g_by_head = torch.empty_like(by_head)
@@ -165,20 +174,19 @@ class _Attend(Function):
                 g_v[..., :end] += torch.bmm(g_y_part, p)
                 g_k[..., :end] += product(q[..., part], g_s, alpha)
 
-        g_qkv = n.new_empty(3, heads, head_dim, sequences, length)
-        g_qkv[2].copy_(g_v.view(sequences, heads, head_dim, length).permute(1, 2, 0, 3))
+        g_by_position = g_by_head.permute(0, 2, 3, 1, 4)
+        g_qkv = n.new_empty(3, heads, head_dim, positions)
+        g_qkv[2].view(split).copy_(g_by_position[2])
+        turn_back(g_by_position[:2].flatten(3), cos, sin, out=g_qkv[:2])
         g_qk = g_qkv[:2]
-        turn_back(g_by_head[:2].permute(0, 2, 3, 1, 4), cos, sin, out=g_qk)
         along = g_qk * n_qk
-        g_gain = along.sum((1, 3, 4)).unsqueeze(1)
-        mean = along.mul_(gain).mean(2, keepdim=True)
-        g_qk.mul_(gain).addcmul_(n_qk, mean, value=-1.0).mul_(r_qk)
+        g_gain = along.sum((1, 3)).unsqueeze(1)
+        g_qk.mul_(gain).addcmul_(n_qk, mean(along.mul_(gain)), value=-1.0).mul_(r_qk)
 
-        g_qkv = g_qkv.view(-1, sequences * length)
-        g_n = (qkv_weight.t() @ g_qkv).view(n.shape)
-        g_qkv_weight = g_qkv @ n.flatten(1).t()
-        g_x = torch.addcmul(g_out, normalise_gradient(g_n, n, r), r)
-        return g_x, g_qkv_weight, g_gain, g_out_weight, None, None, None
+        g_qkv = g_qkv.view(-1, positions)
+        g_n = qkv_weight.t() @ g_qkv
+        g_x = torch.addcmul(g, normalise_gradient(g_n, n, r), r)
+        return g_x, g_qkv @ n.t(), g_gain, g_out_weight, None, None, None, None
 
 
 class _Gate(Function):
@@ -193,29 +201,26 @@ class _Gate(Function):
         ctx: Any, x: Tensor, up_weight: Tensor, down_weight: Tensor, scale: float
     ) -> Tensor:
         n, r = normalise(x)
-        gate, up = (up_weight @ n.flatten(1)).chunk(2)
+        gate, up = (up_weight @ n).chunk(2)
         s = torch.sigmoid(gate)
         a = gate * s
         hidden = a * up
         ctx.scale = scale
         ctx.save_for_backward(up_weight, down_weight, n, r, s, a, up, hidden)
-        out = torch.addmm(x.flatten(1), down_weight, hidden, alpha=scale)
-        return out.view(x.shape)
+        return torch.addmm(x, down_weight, hidden, alpha=scale)
 
     @staticmethod
-    def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         up_weight, down_weight, n, r, s, a, up, hidden = ctx.saved_tensors
-        g = g_out.flatten(1)
         g_hidden = product(down_weight.t(), g, ctx.scale)
         g_down_weight = product(g, hidden.t(), ctx.scale)
         g_both = up.new_empty(2 * len(up), up.shape[1])
         g_gate, g_up = g_both.chunk(2)
         torch.mul(g_hidden, a, out=g_up)
         torch.lerp(hidden, up, s, out=g_gate).mul_(g_hidden)
-        g_n = (up_weight.t() @ g_both).view(n.shape)
-        g_up_weight = g_both @ n.flatten(1).t()
-        g_x = torch.addcmul(g_out, normalise_gradient(g_n, n, r), r)
-        return g_x, g_up_weight, g_down_weight, None
+        g_n = up_weight.t() @ g_both
+        g_x = torch.addcmul(g, normalise_gradient(g_n, n, r), r)
+        return g_x, g_both @ n.t(), g_down_weight, None
 
 
 class _Head(Function):
@@ -230,12 +235,12 @@ class _Head(Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, factor: float
     ) -> tuple[Tensor, Tensor]:
-        n, r = normalise(x.flatten(1), factor=factor)
+        n, r = normalise(x, factor)
         logits = n.t() @ weight.t()
-        chosen = targets.reshape(-1, 1)
+        chosen = targets.unsqueeze(1)
         p = torch._softmax(logits, -1, False)
         log_z = logits.amax(1).sub_(p.amax(1).log_())
-        ctx.factor, ctx.shape = factor, x.shape
+        ctx.factor = factor
         ctx.save_for_backward(weight, chosen, n, r, p)
         return log_z - logits.gather(1, chosen).squeeze(1), log_z
 
@@ -247,7 +252,7 @@ class _Head(Function):
         g_n = weight.t() @ g_logits.t()
         g_weight = g_logits.t() @ n.t()
         g_x = normalise_gradient(g_n, n, r, ctx.factor).mul_(r)
-        return g_x.view(ctx.shape), g_weight, None, None
+        return g_x, g_weight, None, None
 
 
 def product(a: Tensor, b: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
@@ -258,6 +263,7 @@ def product(a: Tensor, b: Tensor, alpha: float, out: Tensor | None = None) -> Te
 
 
 def embed(embedding: Tensor, ids: Tensor) -> Tensor:
+    """ids (positions,)."""
     out: Tensor = _Embed.apply(embedding, ids)  # type: ignore[no-untyped-call]
     return out
 
@@ -269,11 +275,12 @@ def attend(
     out_weight: Tensor,
     cos: Tensor,
     sin: Tensor,
+    length: int,
     scale: float,
 ) -> Tensor:
-    """`gain` (2, 1, head_dim) must not be None, see `suits`; cos, sin (head_dim / 2, 1, length)."""
+    """`gain` (2, 1, head_dim) must not be None, see `suits`; cos, sin (head_dim / 2, positions)."""
     out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
-        x, qkv_weight, gain, out_weight, cos, sin, scale
+        x, qkv_weight, gain, out_weight, cos, sin, length, scale
     )
     return out
 
@@ -284,7 +291,7 @@ def gated_mlp(x: Tensor, up_weight: Tensor, down_weight: Tensor, scale: float) -
 
 
 def head(x: Tensor, weight: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Two of (sequences * length,)."""
+    """Two of (positions,), as targets are."""
     both: tuple[Tensor, Tensor] = _Head.apply(  # type: ignore[no-untyped-call]
         x, weight, targets, factor
     )

@@ -88,10 +88,11 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(config), Mlp(config)
         self.residual_scale, self.fuse = residual_scale, fuse
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
         if self.fuse:
             part, scale = self.attention, self.residual_scale
-            x = fused.attend(x, part.qkv.weight, part.qk_gain, part.out.weight, cos, sin, scale)
+            weights = part.qkv.weight, part.qk_gain, part.out.weight
+            x = fused.attend(x, *weights, cos, sin, length, scale)
             return fused.gated_mlp(x, self.mlp.up.weight, self.mlp.down.weight, scale)
         if self.residual_scale == 1.0:  # a multiplication less
             x = x + self.attention(rms_norm(x), cos, sin)
@@ -168,18 +169,18 @@ class Transformer(nn.Module):
         length = ids.shape[1]
         weight = self.embedding.weight if self.head is None else self.head.weight
         if self.fuse:
-            cos, sin = (table[:length].t().unsqueeze(1) for table in (self.cos, self.sin))
-            x = fused.embed(self.embedding.weight, ids)
+            cos, sin = (table[:length].t().repeat(1, len(ids)) for table in (self.cos, self.sin))
+            x = fused.embed(self.embedding.weight, ids.flatten())
         else:
             # an axis for (queries, keys) and one for the heads between position and head dimension
             cos, sin = (table[:length, None, None] for table in (self.cos, self.sin))
             x = rms_norm(self.embedding(ids))
         for block in self.layers:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, length)
         if self.fuse:
             if targets is not None:
-                return fused.head(x, weight, targets, self.logit_scale)
-            x = x.permute(1, 2, 0)
+                return fused.head(x, weight, targets.flatten(), self.logit_scale)
+            x = x.t().view(*ids.shape, -1)
         logits = F.linear(rms_norm(x) * self.logit_scale, weight)
         return logits if targets is None else token_losses(logits, targets)
 

@@ -246,3 +246,27 @@ class SeedNoise(Answer):
 class NoiseOut(Answer):
     sweep_id: int
     noise: list[SeedNoise]
+
+
+class RateSensitivity(Answer):
+    """Runs that are alike but for their peak rate: `value` is the mean, over the rates, of
+    min(last loss, first loss) - best loss (Wortsman et al. 2023, arXiv 2309.14322); a diverged run
+    counts with its first loss. `edge`: the best rate is the lowest or highest that was tried.
+    `span`: decades between these. Compare sizes on the same rates only."""
+
+    validation_set: str
+    n_total: float
+    steps: int
+    seed: int
+    value: float
+    best_lr: float
+    best_loss: float
+    edge: bool
+    span: float
+    n_rates: int
+    diverged: int
+
+
+class SensitivityOut(Answer):
+    sweep_id: int
+    sensitivity: list[RateSensitivity]

@@ -22,15 +22,15 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def tables() -> list[Tensor]:
-    return [each.double().t().unsqueeze(1) for each in rotary_table(LENGTH, HEAD_DIM)]
+    return [each.double().t().repeat(1, SEQUENCES) for each in rotary_table(LENGTH, HEAD_DIM)]
 
 
-X = drawn(WIDTH, SEQUENCES, LENGTH, seed=1)
-TARGETS = torch.tensor([[1, 0, 2, 6, 6], [3, 3, 5, 4, 1]])
+X = drawn(WIDTH, SEQUENCES * LENGTH, seed=1)
+TARGETS = torch.tensor([1, 0, 2, 6, 6, 3, 3, 5, 4, 1])
 PARTS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "embed": (lambda table: fused.embed(table, TARGETS), (drawn(7, WIDTH),)),
     "attend": (
-        lambda *given: fused.attend(*given, *tables(), 0.7),
+        lambda *given: fused.attend(*given, *tables(), LENGTH, 0.7),
         (X, drawn(3 * WIDTH, WIDTH), drawn(2, 1, HEAD_DIM), drawn(WIDTH, WIDTH)),
     ),
     "gated_mlp": (

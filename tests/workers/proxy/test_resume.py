@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from tests.workers.proxy.conftest import Trained, start_process
@@ -50,6 +51,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert resumed.losses == whole.losses
     finals = [tensors_of(each.checkpoint("final", 18)["path"]) for each in (whole, resumed)]
     assert finals[0] == finals[1]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_deterministic_mode_changes_nothing_on_a_cpu(
+    optimizer: str, make_config: Make, run: Run
+) -> None:
+    """Every operation has a deterministic way, and memory that torch then fills is not read."""
+    config = make_config(optimizer={"name": optimizer}, schedule={"steps": 12})
+    plain = run(config, "plain")
+    try:
+        strict = run({**config, "deterministic": True}, "strict")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert strict.points == plain.points
+    assert strict.losses == plain.losses
 
 
 def test_a_branch_equals_the_uninterrupted_wsd_run(make_config: Make, run: Run) -> None:
