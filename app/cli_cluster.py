@@ -12,7 +12,7 @@ from app.cli_output import Refused, note, print_json
 if TYPE_CHECKING:
     from app.settings import Settings
 
-cluster = typer.Typer(no_args_is_help=True, help="Workers on a cluster: slurm.")
+cluster = typer.Typer(no_args_is_help=True, help="Workers on a cluster: slurm, kubernetes.")
 
 
 @cluster.command("slurm")
@@ -128,6 +128,45 @@ def slurm(
     else:
         note(f"submitted {array} workers as job {job_id}; script and logs in {folder}")
         typer.echo(job_id)
+
+
+@cluster.command("kubernetes")
+def kubernetes(
+    replicas: Annotated[int, typer.Option(help="How many workers.")] = 4,
+    gpus: Annotated[int, typer.Option(help="GPUs of each worker; 0 for none.")] = 1,
+    gpus_per_run: Annotated[
+        int, typer.Option(help="Of these, how many each run has at once, for runs of several.")
+    ] = 1,
+    runs_per_gpu: Annotated[
+        int | None, typer.Option(help="How many small runs share each GPU.")
+    ] = None,
+    cpus: Annotated[int, typer.Option(help="Cores that each worker asks for.")] = 2,
+    mem: Annotated[str | None, typer.Option(help="Memory of each worker, such as 16Gi.")] = None,
+    worker_image: Annotated[
+        str, typer.Option(help="The Dockerfile's `worker`, as your registry has it.")
+    ] = "scalewright-worker",
+    api_image: Annotated[
+        str, typer.Option(help="The Dockerfile's `api`, as your registry has it.")
+    ] = "scalewright-api",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the manifests; apply nothing.")
+    ] = False,
+) -> None:
+    """Fill in the manifests of API, workers, migration and storage, and let kubectl apply them."""
+    from app.services import kubernetes as service
+
+    pods = service.WorkerPods(
+        api_image=api_image,
+        worker_image=worker_image,
+        replicas=replicas,
+        gpus=gpus,
+        gpus_per_run=gpus_per_run,
+        runs_per_gpu=runs_per_gpu,
+        cpus=cpus,
+        mem=mem,
+    )
+    text = service.manifests(pods)
+    typer.echo(text if dry_run else service.apply(text, os.environ), nl=False)
 
 
 def _refuse_embedded(settings: "Settings") -> None:

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.cli_output import refusal
+from app.services import kubernetes
 from app.settings import Settings
 from workers.__main__ import parse
 from workers.lifecycle import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+FILES = sorted((ROOT / "app" / "kubernetes").glob("*.yaml"))
 TOOL = "kustomize.config.k8s.io"  # read by kubectl, never stored: no schema of the API's
 OBJECTS = {
     f"{document['kind']}/{document['metadata']['name']}": document
@@ -48,9 +52,12 @@ def test_a_mistake_would_be_seen() -> None:
 
 
 def test_all_of_them_are_applied_together() -> None:
-    listed = yaml.safe_load((ROOT / "deploy/kubernetes/kustomization.yaml").read_text())
+    listed = yaml.safe_load((ROOT / "app/kubernetes/kustomization.yaml").read_text())
     there = {path.name for path in FILES} - {"kustomization.yaml"}
-    assert set(listed["resources"]) == there
+    assert set(listed["resources"]) == there == set(kubernetes.FILES)
+    path = ROOT / "deploy/kubernetes/kustomization.yaml"
+    listed = yaml.safe_load(path.read_text())
+    assert [(path.parent / each).resolve() for each in listed["resources"]] == [FILES[0].parent]
     assert {one["name"] for one in listed["images"]} == {one["image"] for one in containers()}
 
 
@@ -72,10 +79,6 @@ def test_images_and_commands_are_those_of_the_dockerfile() -> None:
         if entry[one["image"]] == ["python", "-m", "workers"]:
             assert parse(one["args"]).concurrency == 1
         else:
-            from typer.testing import CliRunner
-
-            from app.cli import app
-
             assert entry[one["image"]] == ["scalewright"]
             assert CliRunner().invoke(app, [*one["args"], "--help"]).exit_code == 0
 
@@ -112,3 +115,79 @@ def test_selectors_find_their_pods() -> None:
     service = OBJECTS["Service/scalewright-api"]["spec"]["selector"]
     api = OBJECTS["Deployment/scalewright-api"]["spec"]["template"]["metadata"]["labels"]
     assert service == api
+
+
+def printed(*arguments: str) -> dict[str, Any]:
+    """What the command prints, each held against Kubernetes' own schema."""
+    validate = pytest.importorskip("kubernetes_validate")
+    done = CliRunner().invoke(app, ["cluster", "kubernetes", "--dry-run", *arguments])
+    assert done.exit_code == 0, done.output
+    objects = {}
+    for one in yaml.safe_load_all(done.stdout):
+        validate.validate(one, validate.latest_version(), strict=True)
+        objects[f"{one['kind']}/{one['metadata']['name']}"] = one
+    return objects
+
+
+def test_the_command_prints_these_very_manifests() -> None:
+    assert printed() == OBJECTS
+
+
+def test_images_replicas_and_gpus_are_filled_in() -> None:
+    images = ("--api-image", "my.registry:5000/api:1.2", "--worker-image", "my.registry/worker:1.2")
+    sizes = ("--replicas", "9", "--gpus", "4", "--gpus-per-run", "2", "--cpus", "16")
+    given = printed(*images, *sizes, "--mem", "64Gi")
+    for name, image in (
+        ("Deployment/scalewright-api", images[1]),
+        ("Job/scalewright-migrate", images[1]),
+        ("Deployment/scalewright-workers", images[3]),
+    ):
+        (one,) = given[name]["spec"]["template"]["spec"]["containers"]
+        assert one["image"] == image
+    workers = given["Deployment/scalewright-workers"]["spec"]
+    assert workers["replicas"] == 9
+    (one,) = workers["template"]["spec"]["containers"]
+    assert parse(one["args"]).gpus_per_run == 2
+    assert one["resources"] == {
+        "requests": {"cpu": "16", "memory": "64Gi"},
+        "limits": {"memory": "64Gi", "nvidia.com/gpu": 4},
+    }
+
+
+def test_workers_without_gpus_ask_for_none() -> None:
+    pod = printed("--gpus", "0", "--cpus", "6")["Deployment/scalewright-workers"]
+    assert "nvidia" not in json.dumps(pod)
+    (one,) = pod["spec"]["template"]["spec"]["containers"]
+    assert parse(one["args"]).concurrency == 6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--replicas", "-1"],
+        ["--gpus", "1", "--gpus-per-run", "2"],
+        ["--gpus", "0", "--runs-per-gpu", "2"],
+        ["--mem", "16 G"],
+        ["--worker-image", "a: [b]"],
+        ["--api-image", "x\n  evil: true"],
+    ],
+)
+def test_what_would_be_another_manifest_is_refused(wrong: list[str]) -> None:
+    done = CliRunner().invoke(app, ["cluster", "kubernetes", "--dry-run", *wrong])
+    said = refusal(done.exception)
+    assert said is not None and wrong[-2] in said["message"]
+
+
+def test_the_user_s_kubectl_applies_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for kubectl writes down what it was given."""
+    program = tmp_path / "kubectl"
+    monkeypatch.setenv("PATH", str(tmp_path))  # a real one must never be found
+    said = refusal(CliRunner().invoke(app, ["cluster", "kubernetes"]).exception)
+    assert said is not None and "no kubectl" in said["message"]
+    program.write_text('#!/bin/sh\necho "$@"\n/bin/cat > "$0.given"\n')
+    program.chmod(0o755)
+    done = CliRunner().invoke(app, ["cluster", "kubernetes", "--gpus", "0"])
+    assert (done.exit_code, done.stdout) == (0, "apply -f -\n")
+    assert Path(f"{program}.given").read_text() == kubernetes.manifests(
+        kubernetes.WorkerPods(gpus=0)
+    )

@@ -236,7 +236,8 @@ class Recorder(threading.Thread):
                 close = self._close if not waiting and not more else None
             outcome = self._try(waiting, close)
             if outcome is None:  # no contact: the same again in a while
-                self._wait(RETRY_SECONDS, wake_for_close=False)
+                retry_seconds = min(RETRY_SECONDS, 2 * self._flush_seconds)
+                self._wait(retry_seconds, wake_for_close=False)
                 continue
             waiting = []
             self._post(outcome)

@@ -208,7 +208,7 @@ class Site:
 
     def ask(self, method: str, path: str, **arguments: Any) -> Any:
         """The answer, once the server and its database are there to give one."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             self.revive()
             said = ""
@@ -272,7 +272,7 @@ def survive(
     ends before the last has been killed is submitted once more.
     """
     began = time.monotonic()
-    patience = began + 180 + 60 * len(victims)
+    patience = began + 300 + 60 * len(victims)
     left = list(zip(gaps(chance, len(victims)), victims, strict=True))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(Site(lab, data))

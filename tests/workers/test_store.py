@@ -8,7 +8,6 @@ import hashlib
 import json
 import signal
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,10 +140,10 @@ def test_a_run_goes_on_from_the_store_on_another_machine(lab: Lab, undisturbed, 
         first.wait()
     (tmp_path / "first").rename(tmp_path / "another machine")
     lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(tmp_path / "second")
-    with lab.worker("--concurrency", "1") as second:
-        run = lab.wait_ended(run_id)
+    with lab.worker("--concurrency", "1", "--drain") as second:
+        assert second.wait(180) == 0  # it has tidied up too
         (begun,) = [line for line in second.log if line["event"] == "run started"]
-        time.sleep(0.5)  # it tidies up after the close
+    run = lab.run(run_id)
     assert (run.status, run.attempt) == ("finished", 2)
     assert begun["resume_step"] >= 50 and str(tmp_path / "second") in begun["command"]
     assert lab.curve(run_id) == undisturbed

@@ -22,7 +22,7 @@ def python(code: str, tmp_path) -> Trainer:
     return Trainer([sys.executable, "-c", code], env=os.environ, cwd=tmp_path)
 
 
-def listen(trainer: Trainer, seconds: float = 20) -> list[bytes]:
+def listen(trainer: Trainer, seconds: float = 60) -> list[bytes]:
     """Everything it prints until it is gone."""
     lines: list[bytes] = []
     until = time.monotonic() + seconds
@@ -69,7 +69,7 @@ def test_reading_does_not_block(tmp_path):
     trainer = python("import time; time.sleep(60)", tmp_path)
     begin = time.monotonic()
     assert trainer.read(0.05) == [] and trainer.read(0) == []
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     trainer.close()
     assert trainer.returncode() == -signal.SIGKILL
 
@@ -94,7 +94,7 @@ def test_kill_reaches_what_the_trainer_started(tmp_path):
     trainer.kill()
     listen(trainer)
     trainer.close()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while time.monotonic() < until and _running(grandchild):
         time.sleep(0.02)
     assert not _running(grandchild)
