@@ -27,7 +27,7 @@ INPUTS = {"N", "D"}
 
 ABOUT = """Written by `python -m tests.benchmarks.stacking --write docs/coverage.md`: laws of N
 and D, mean absolute error, families weigh one each. The best single law is chosen with hindsight.
-The weights' choice: [decision 0042](decisions/0042-stack-weights-from-simulated-truths.md)."""
+The weights' choice: [decision 0043](decisions/0043-stack-weights-chosen-anew.md)."""
 
 
 def errors(task: Task) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Choose how laws are stacked, on simulated truths only: the rule is decision 0043.
 
-    PYTHONPATH=. python -m tests.benchmarks.weigh [--seeds 40] [--first 0] [--keep FILE]
+    PYTHONPATH=. python -m tests.benchmarks.weigh [--seeds 16] [--first 0] [--keep FILE]
 
 Every law of N and D is judged inside the training set of each task as `compare` does it, and fitted
 to all of it; what the candidates touch (a score, and weights made of it) is then tried on those
@@ -226,7 +226,7 @@ def collect(seeds: int, start: int, keep: Path | None) -> list[Judged]:
 
 def main() -> None:
     p = argparse.ArgumentParser()
-    p.add_argument("--seeds", type=int, default=40)
+    p.add_argument("--seeds", type=int, default=16)
     p.add_argument("--first", type=int, default=0)
     p.add_argument("--keep", type=Path, help="keep the forecasts here, and read them again")
     a = p.parse_args()
@@ -269,8 +269,8 @@ def report(tasks: list[Judged]) -> None:
             f"{list(named)[i]:28s} {criterion[i]:6.3f} {found[i].max():6.3f} "
             f"{criterion[i] - criterion[best]:7.3f} {gap[i]:6.3f} {even}"
         )
-    i = list(named).index(f"score ^-{SHARPNESS:g}")
-    print(f"in the library: score ^-{SHARPNESS:g}, {criterion[i]:.3f}")
+    used = "score first" if np.isinf(SHARPNESS) else f"score ^-{SHARPNESS:g}"
+    print(f"in the library: {used}, {criterion[list(named).index(used)]:.3f}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fitting import LAWS, FittingError, Runs, fit
-from fitting.compare import compare, stack
+from fitting.compare import Stack, compare, stack
 from tests.fitting.data import column, rows
 
 POWER_LAWS = [
@@ -91,6 +91,20 @@ def test_the_stack_forecasts_about_as_well_as_the_best_law() -> None:
 
     alone = [error(one.predict(at).value) for one in several.fits]
     assert error(p.value) <= max(alone) and error(p.value) < 0.02
+
+
+def test_the_first_law_has_the_weight_and_a_stack_of_several_lies_between_them() -> None:
+    """Averaging lost to the first of the ranking on simulated truths (decision 0043)."""
+    runs = grid("chinchilla", 0.003, 3)
+    found = compare(runs, POWER_LAWS)
+    assert [one.weight for one in found.ranked] == [1.0] + [0.0] * (len(found.ranked) - 1)
+    at = {"N": [1e10], "D": [1e12]}
+    fits = tuple(fit(LAWS[name], runs, draws=40) for name in ("chinchilla", "tied"))
+    first, second = (float(one.predict(at).value[0]) for one in fits)
+    p = Stack(fits, (0.25, 0.75)).predict(at)
+    assert float(p.value[0]) == pytest.approx(first**0.25 * second**0.75, rel=1e-12)
+    apart = np.sqrt(0.25 * 0.75) * abs(np.log(first / second))
+    assert np.log(p.upper[0] / p.value[0]) > apart and np.log(p.value[0] / p.lower[0]) > apart
 
 
 def test_auto_takes_a_law_of_n_and_d_where_both_are_known() -> None:
