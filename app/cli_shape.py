@@ -59,6 +59,9 @@ def family_of(pairs: Sequence[str] | None, needed: bool = False) -> "Shape | Non
     )
 
 
+MOST_CHOICES = 100_000  # of one range: more is a slip
+
+
 def numbers_of(texts: Sequence[str] | None, option: str) -> list[int] | None:
     """["1024", "512:4096:128"] -> whole numbers, the end of a range among them; None if none."""
     if not texts:
@@ -71,8 +74,10 @@ def numbers_of(texts: Sequence[str] | None, option: str) -> list[int] | None:
                 out += parts
             else:
                 first, last, step = (*parts, 1) if len(parts) == 2 else parts
+                if (last - first) / step > MOST_CHOICES:
+                    raise ValueError
                 out += range(first, last + 1, step)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, ZeroDivisionError):
             raise typer.BadParameter(
                 f"{text!r} is neither a number nor FIRST:LAST[:STEP]", param_hint=option
             ) from None

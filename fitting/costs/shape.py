@@ -51,6 +51,19 @@ def check_shape(
     return kv, head_dim
 
 
+# Wider or deeper is a wrong column: ways to share the heads are counted one by one.
+MOST_WIDTH, MOST_LAYERS = 10_000_000, 1_000_000
+
+
+def check_sizes(d_model: int, n_layers: int) -> None:
+    """Refuse what is no width or depth before anything is counted."""
+    for name, value, most in (("width", d_model, MOST_WIDTH), ("depth", n_layers, MOST_LAYERS)):
+        if not 1 <= value <= most:
+            raise FittingError(
+                "bad_option", f"A {name} of {value:.6g}.", f"Give 1 to {most:,}: check the column."
+            )
+
+
 @dataclass(frozen=True)
 class Shape:
     """A decoder-only transformer. n_kv_heads None: as many as heads; head_dim None: d_model /
@@ -74,6 +87,7 @@ class Shape:
             self.d_model, self.n_layers, self.d_ff, self.vocab_size, self.n_heads,
             self.n_kv_heads, self.head_dim, self.mlp,
         )  # fmt: skip
+        check_sizes(self.d_model, self.n_layers)
         if self.seq_len < 1:
             raise FittingError("bad_option", f"seq_len is {self.seq_len}.", "It must be positive.")
         object.__setattr__(self, "n_kv_heads", kv)
@@ -110,6 +124,7 @@ class Shape:
         The MLP keeps its ratio to the width, heads keep their dimension and key-value heads their
         share (as nearly as they divide the heads); the width is a multiple of the head dimension.
         """
+        check_sizes(d_model, n_layers)
         e = self.head_width
         heads = max(1, round(d_model / e))
         wanted = heads * self.kv_heads / self.n_heads
@@ -150,7 +165,7 @@ class Setup:
     compute_bytes: int = 2
 
     def __post_init__(self) -> None:
-        if not self.batch_tokens > 0:
+        if not 0 < self.batch_tokens < math.inf:
             raise FittingError(
                 "bad_option", f"batch_tokens is {self.batch_tokens}.", "It must be positive."
             )

@@ -158,3 +158,14 @@ def test_the_ranking_keeps_its_order_from_the_top() -> None:
     error = named(figure, "held-out error")
     assert list(error.y) == ["tied", "kaplan"]  # type: ignore[attr-defined]
     assert list(error.x) == pytest.approx([0.3, 6.0])  # type: ignore[attr-defined]
+
+
+def test_values_at_the_ends_of_a_double_still_have_an_axis() -> None:
+    """A stored point with N = 1e-300 made its page answer 500."""
+    ticks = style.log_ticks(1e-300, 1e300)
+    assert 3 <= len(ticks) <= 9
+    far = np.array([1e-300, 1e9, 1e300])
+    assert all(np.isfinite(style.axis(figures.Quantity("N", "parameters"), far)["range"]))
+    assert np.isfinite(
+        style.colour_bar(figures.Quantity("C", "FLOPs"), np.array([0.0, 1e20]))["color"]
+    ).all()

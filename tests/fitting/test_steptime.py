@@ -182,3 +182,13 @@ def test_every_sheet_names_its_source() -> None:
         get_gpu("abacus")
     with pytest.raises(FittingError, match="no figure for fp4"):
         get_gpu("h100-sxm").peak("fp4")
+
+
+def test_a_width_from_a_wrong_column_is_refused_at_once() -> None:
+    """Ways to share 1e298 heads were looked through one by one: the command never came back."""
+    base = Shape(d_model=512, n_layers=8, d_ff=1024, vocab_size=32000, n_heads=8, seq_len=2048)
+    for width, depth in ((10**300, 8), (512, 10**12), (0, 8), (512, -3)):
+        with pytest.raises(FittingError, match=r"width|depth"):
+            base.resized(width, depth)
+    with pytest.raises(FittingError, match="batch_tokens"):
+        Setup(batch_tokens=float("inf"))

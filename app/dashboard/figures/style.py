@@ -107,7 +107,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
     Plotly leaves an axis of less than a decade almost without labels, so it gets round steps here.
     """
-    decades = math.log10(high / low)
+    decades = math.log10(high) - math.log10(low)  # high / low may overflow
     if decades < 1:
         return _round_steps(low, high)
     if decades <= 2.2:
@@ -150,8 +150,8 @@ def axis(
         return layout | {"range": [low - room, high + room]}
     if low == high:
         low, high = low / 1.5, high * 1.5
-    room = (high / low) ** pad
-    low, high = low / room, high * room
+    room = 10 ** (pad * (math.log10(high) - math.log10(low)))
+    low, high = max(low / room, 1e-300), min(high * room, 1e300)
     ticks = log_ticks(low, high)
     return layout | {
         "type": "log",
@@ -164,7 +164,7 @@ def axis(
 
 def colour_bar(quantity: Quantity, values: np.ndarray) -> dict[str, Any]:
     """`marker` entries that colour points by log10 of `values` and draw the bar with real units."""
-    logs = np.log10(values)
+    logs = np.log10(np.clip(values, 1e-300, 1e300))
     low, high = float(logs.min()), float(logs.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
