@@ -122,6 +122,13 @@ def allocate(
         raise typer.BadParameter("--dollars needs --dollars-per-gpu-hour")
     budget = Budget(**given, dollars_per_gpu_hour=dollars_per_gpu_hour)
     ratio = ratio_of(tokens_per_parameter)
+    for option, share in (("--mfu", mfu), ("--inference-mfu", inference_mfu)):
+        if share is not None and not 0 < share <= 1:
+            raise typer.BadParameter(f"{share} is no share of the peak, above 0 and at most 1",
+                                     param_hint=option)  # fmt: skip
+    for option, value in (("--peak-flops", peak_flops), ("--unique-tokens", unique_tokens)):
+        if value is not None and not value > 0:
+            raise typer.BadParameter(f"{value} is not positive", param_hint=option)
     bandwidth = memory_bandwidth
     if gpu is not None:
         from fitting.costs import get_gpu

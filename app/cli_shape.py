@@ -40,6 +40,8 @@ def family_of(pairs: Sequence[str] | None, needed: bool = False) -> "Shape | Non
             )
         try:
             given[key] = FAMILY_KEYS[key](value)
+            if key in ("kv_share", "ff_ratio") and not 0 < given[key] < 1e6:
+                raise ValueError
         except ValueError:
             raise typer.BadParameter(f"{value!r} is no {key}", param_hint="--family") from None
     head_dim, mlp = given.get("head_dim", 128), given.get("mlp", "swiglu")
@@ -74,7 +76,7 @@ def numbers_of(texts: Sequence[str] | None, option: str) -> list[int] | None:
                 out += parts
             else:
                 first, last, step = (*parts, 1) if len(parts) == 2 else parts
-                if (last - first) / step > MOST_CHOICES:
+                if not 0 <= (last - first) / step <= MOST_CHOICES:
                     raise ValueError
                 out += range(first, last + 1, step)
         except (ValueError, TypeError, OverflowError, ZeroDivisionError):

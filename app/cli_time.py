@@ -287,7 +287,7 @@ def predict(
         setup = Setup(batch_tokens, gpus)
     setup = replace(
         setup,
-        batch_tokens=batch_tokens or setup.batch_tokens,
+        batch_tokens=setup.batch_tokens if batch_tokens is None else batch_tokens,
         gpus=gpus or setup.gpus,
         checkpointing=checkpointing or setup.checkpointing,
     )

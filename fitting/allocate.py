@@ -54,8 +54,17 @@ class AllocationProblem:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise FittingError("bad_option", f"{name} is {value}.", "It must be positive.")
-        if self.inference_tokens < 0:
-            raise FittingError("bad_option", f"inference_tokens is {self.inference_tokens}.")
+        if not 0 <= self.inference_tokens < np.inf:
+            raise FittingError(
+                "bad_option", f"inference_tokens is {self.inference_tokens}.", "Give 0 or more."
+            )
+        if self.max_tokens is not None and not self.max_tokens > 0:
+            raise FittingError(
+                "bad_option", f"max_tokens is {self.max_tokens}.", "It must be positive."
+            )
+        for size in self.sizes or ():
+            if not 0 < size < np.inf:
+                raise FittingError("bad_option", f"A size is {size}.", "Sizes are positive.")
         low, high = self.tokens_per_parameter
         if not (0 <= low <= high and high > 0 and self.inference_cost > 0):
             raise FittingError(
@@ -72,6 +81,16 @@ class AllocationProblem:
                 "between N and D.",
                 "Fit a law of N and D.",
             )
+        unknown = sorted(set(self.fixed) - set(names))
+        if unknown:
+            raise FittingError(
+                "bad_option",
+                f"{self.fit.law.name} has no input {', '.join(unknown)}.",
+                f"Its inputs are {', '.join(names)}.",
+            )
+        for name, value in self.fixed.items():
+            if not np.isfinite(value):
+                raise FittingError("bad_option", f"{name} is {value}.", "Give a finite number.")
         rest = set(names) - {"N", "D"} - set(self.fixed)
         if rest:
             raise FittingError(

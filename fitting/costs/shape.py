@@ -53,6 +53,7 @@ def check_shape(
 
 # Wider or deeper is a wrong column: ways to share the heads are counted one by one.
 MOST_WIDTH, MOST_LAYERS = 10_000_000, 1_000_000
+MOST_GPUS = 100_000_000
 
 
 def check_sizes(d_model: int, n_layers: int) -> None:
@@ -169,8 +170,10 @@ class Setup:
             raise FittingError(
                 "bad_option", f"batch_tokens is {self.batch_tokens}.", "It must be positive."
             )
-        if self.gpus < 1:
-            raise FittingError("bad_option", f"gpus is {self.gpus}.", "It must be at least 1.")
+        if not 1 <= self.gpus <= MOST_GPUS:
+            raise FittingError(
+                "bad_option", f"gpus is {self.gpus:.6g}.", f"Give 1 to {MOST_GPUS:,}."
+            )
         if self.attention not in ATTENTION:
             raise FittingError(
                 "bad_option", f"attention is {self.attention!r}.",

@@ -31,10 +31,14 @@ class Inference:
     weight_bytes: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.tokens < 0:
+        if not 0 <= self.tokens < np.inf:
             raise FittingError(
                 "bad_option", f"inference tokens is {self.tokens}.", "Give 0 or more."
             )
+        for name in ("decode_tokens_per_second", "memory_bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                raise FittingError("bad_option", f"{name} is {value}.", "It must be positive.")
         if self.decode_tokens_per_second is not None and self.memory_bandwidth is None:
             raise FittingError(
                 "bad_option", "A decoding speed needs the memory bandwidth of the GPU that serves.",

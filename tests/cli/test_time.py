@@ -157,12 +157,41 @@ def test_two_budgets_and_limits_on_n_and_d(run: Run, tmp_path: Path) -> None:
         ("--gpu-hours", "5", "--gpu", "h100-sxm", "--gpus", "8", "--batch-tokens", "1e6",
          "--width", "a:b"),
         ("--gpu-hours", "5", "--gpu", "h100-sxm", "--family", "colour=red"),
+        ("--gpu-hours", "5", "--gpu", "h100-sxm", "--family", "kv_share=0"),
+        ("--gpu-hours", "5", "--gpu", "h100-sxm", "--family", "ff_ratio=nan"),
+        ("--gpu-hours", "5", "--gpu", "h100-sxm", "--gpus", "8", "--batch-tokens", "1e6",
+         "--width", "1:1e12"),
+        ("--gpu-hours", "5", "--gpu", "h100-sxm", "--gpus", "8", "--batch-tokens", "1e6",
+         "--width", "4096:512:128"),
+        ("--gpu-hours", "5", "--mfu", "0"),
+        ("--gpu-hours", "5", "--mfu", "40"),
     ],
-    ids=lambda wrong: wrong[-2],
+    ids=lambda wrong: " ".join(wrong[-2:]),
 )  # fmt: skip
 def test_wrong_usage(run: Run, tmp_path: Path, wrong: tuple[str, ...]) -> None:
     done = run("allocate", saved(tmp_path / "fit.json", "chinchilla"), *wrong)
     assert done.code == 2 and done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (("--max-tokens", "nan"), "max_tokens"),  # was left out in silence
+        (("--max-tokens", "0"), "max_tokens"),
+        (("--size", "nan"), "size"),
+        (("--inference-tokens", "nan"), "inference tokens"),
+        (("--decode-speed", "nan", "--memory-bandwidth", "3e12"), "decode_tokens_per_second"),
+        (("--fix", "Q=1"), "no input Q"),
+        (("--fix", "N=nan"), "N is nan"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, tuple) else one,
+)
+def test_a_limit_that_is_no_number_is_refused(
+    run: Run, tmp_path: Path, limit: tuple[str, ...], said: str
+) -> None:
+    fit = saved(tmp_path / "fit.json", "chinchilla")
+    done = run("allocate", fit, "--flops", "1e22", *limit)
+    assert done.code == 1 and said in done.err
 
 
 @pytest.mark.slow
