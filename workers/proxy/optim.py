@@ -188,7 +188,9 @@ class Optimizer:
             dist.all_reduce(parts)
             norm, bad = parts[0].sqrt(), parts[1]
         if self.config.clip > 0:
-            torch._foreach_mul_(gradients, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+            factor = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+            if factor.is_cuda or not factor >= 1.0:  # a CPU may look, and 1 changes nothing
+                torch._foreach_mul_(gradients, factor)
         for group, members in zip(self.muon, self._shapes, strict=True):
             pieces = [w.grad.chunk(n)[i] for w, n, i in members if w.grad is not None]
             group.step(pieces, lr)
