@@ -21,6 +21,7 @@ from app import (
 )
 from app.cli_cluster import cluster
 from app.cli_docs import docs
+from app.cli_export import export
 from app.cli_output import REFUSED, print_refusal, refusal
 
 app = typer.Typer(
@@ -86,6 +87,7 @@ app.command(
     },
 )(cli_operate.worker)
 app.add_typer(cli_operate.db, name="db", rich_help_panel=OPERATE)
+app.add_typer(export, name="export", rich_help_panel=OPERATE)
 app.add_typer(cluster, name="cluster", rich_help_panel=OPERATE)
 app.add_typer(cli_operate.corpus, name="corpus", rich_help_panel=OPERATE)
 app.add_typer(cli_operate.keys, name="keys", rich_help_panel=OPERATE)

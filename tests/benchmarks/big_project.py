@@ -178,10 +178,11 @@ def served(settings: Settings) -> Iterator[tuple[httpx2.Client, Any]]:
     )  # fmt: skip
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            for _ in range(600):
+            for _ in range(3000):
                 with contextlib.suppress(httpx2.TransportError):
                     client.get("/v1/health")
                     break
+                assert server.poll() is None, "the server did not start"
                 time.sleep(0.1)
             postgres = embedded.running(settings)
             assert postgres is not None

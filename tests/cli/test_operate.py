@@ -115,3 +115,18 @@ def test_without_a_server_the_refusal_says_how_to_start_one(
     monkeypatch.setenv("SCALEWRIGHT_SERVER", "http://127.0.0.1:1")
     done = run(*command.split())
     assert done.code == 1 and "scalewright serve" in done.err
+
+
+def test_curves_are_exported_or_refused_with_the_remedy(
+    run_program: Run, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import cli_operate
+    from app.cli_output import Refused
+
+    here = {"SCALEWRIGHT_DATA_DIR": str(data_dir), "DATABASE_URL": ""}
+    other = run_program("export", "curves", "big", "--out", tmp_path, "--format", "csv", **here)
+    assert other.code == 1 and "--format parquet" in other.err
+    nobody = run_program("export", "curves", "nobody", "--out", tmp_path, **here)
+    assert nobody.code == 1 and "nobody" in nobody.err
+    with pytest.raises(Refused, match=r"pip install 'scalewright\[parquet\]'"):
+        cli_operate.need("pyarrow_that_is_not_there", "parquet")
