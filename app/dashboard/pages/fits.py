@@ -26,7 +26,7 @@ from fitting import LAWS, Fit, FittingError, Runs
 
 router = APIRouter(include_in_schema=False)
 
-MOST_DOTS = 2_000
+MOST_DOTS = 1_000
 DOTLESS = ("draws", "profiles")
 
 
