@@ -135,6 +135,7 @@ def contour(
             mode="markers",
             marker={"size": 12, "symbol": "diamond", "color": OPTIMUM},
             name="this plan",
+            cliponaxis=False,
         )
     figure.update_layout(xaxis=axis(x, x_grid, 0), yaxis=axis(y, y_grid, 0))
     return figure

@@ -62,6 +62,7 @@ def shapes(
         hovertemplate=f"best: {best[0]:.0f} wide, {best[1]:.0f} layers<br>"
         f"{loss.name} {text.loss(float(np.nanmin(losses)))}<extra></extra>",
         name="best shape",
+        cliponaxis=False,
         showlegend=False,
     )
     figure.update_layout(xaxis=axis(WIDTH, width, 0), yaxis=axis(DEPTH, depth, 0))

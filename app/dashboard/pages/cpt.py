@@ -231,7 +231,12 @@ def answered(fits: Fits, curves: Curves, transfer: Transfer, kind: str) -> dict[
             figures.Quantity(f"loss on {fit.domain}", log=False),
             found.level,
         )
-    return {"answers": answers, "figures": drawn, "forgetting": in_words(back, point)}
+    return {
+        "answers": answers,
+        "figures": drawn,
+        "measured": any(one.continual for one in curves.get("general", [])),
+        "forgetting": in_words(back, point),
+    }
 
 
 def returned(step: np.ndarray, loss: np.ndarray, start: float) -> tuple[float, float] | None:

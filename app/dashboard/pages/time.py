@@ -38,7 +38,7 @@ router = APIRouter(include_in_schema=False)
 FAMILY = Shape(d_model=1024, n_layers=16, d_ff=2816, vocab_size=32_000, n_heads=16, seq_len=2048)
 SETUP = Setup(batch_tokens=524_288.0, gpus=8)
 LIMITS = {
-    "gpu_hours": ("GPU-hours", "GPU-hours", 1.0, 1e7),
+    "gpu_hours": ("Compute", "GPU-hours", 1.0, 1e7),
     "hours": ("Deadline", "hours", 1.0, 1e4),
     "dollars": ("Money", "dollars", 10.0, 1e8),
 }
