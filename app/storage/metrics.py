@@ -1,12 +1,14 @@
 """Named numbers along a run: gradient norm, step time. Written by recording.py while it trains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
-from app.storage.curves import MAX_ROWS, SAMPLE, SLICES, bucket_scale
+from app.storage.curves import MAX_ROWS, SAMPLE, SLICES, bucket_scale, in_short_ranges
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ def read(connection: Connection, run_id: int, name: str, *, max_rows: int = MAX_
     known: dict[str, object] = {"run_id": run_id, "name": name}
     last = connection.scalar(_LAST_IF_LONG, {**known, "max_rows": max_rows})
     if last is None:
-        rows = connection.execute(_ALL, known).all()
+        rows: Sequence[Row[Any]] = connection.execute(_ALL, known).all()
     else:
         known |= {"rows": max_rows, "scale": bucket_scale(last, max_rows)}
-        rows = connection.execute(_SAMPLED, known).all()
+        rows = in_short_ranges(connection, _SAMPLED, known)
     columns = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
     return Series(name, columns[:, 0], columns[:, 1])
 
