@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
+from app.services import worker_sizes
 from app.services.errors import ServiceError
 
 FILES = ("storage.yaml", "migrate.yaml", "api.yaml", "workers.yaml")
@@ -45,24 +46,13 @@ class WorkerPods:
     mem: str | None = None
 
     def __post_init__(self) -> None:
-        for name, number, least, most in (
+        worker_sizes.check(
+            self.gpus,
+            self.gpus_per_run,
+            self.runs_per_gpu,
             ("--replicas", self.replicas, 0, 10_000),
-            ("--gpus", self.gpus, 0, 64),
-            ("--gpus-per-run", self.gpus_per_run, 1, max(1, self.gpus)),
-            ("--runs-per-gpu", self.runs_per_gpu, 1, 64 if self.gpus else 0),
-            ("--cpus", self.cpus, 1, 4096),
-        ):
-            if number is not None and not least <= number <= most:
-                accepted = f"It must be between {least} and {most}."
-                if most < least:
-                    accepted = "It needs GPUs: add --gpus."
-                raise ServiceError("invalid", f"{name} is {number}.", accepted)
-        if self.gpus_per_run > 1 and self.runs_per_gpu is not None:
-            raise ServiceError(
-                "invalid",
-                "--gpus-per-run is for large runs and --runs-per-gpu for small ones.",
-                "Give one of them.",
-            )
+            ("--cpus", self.cpus, 1, worker_sizes.MOST_CPUS),
+        )
         for name, value, form in (
             ("--api-image", self.api_image, _IMAGE),
             ("--worker-image", self.worker_image, _IMAGE),

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.services import worker_sizes
 from app.services.errors import ServiceError
 
 # Names of partitions, accounts and so on, as clusters have them; sbatch reads them unquoted.
@@ -69,27 +70,16 @@ class WorkerArray:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, number, least, most in (
+        worker_sizes.check(
+            self.gpus,
+            self.gpus_per_run,
+            self.runs_per_gpu,
             ("--array", self.array, 1, 10_000),
-            ("--gpus", self.gpus, 0, 64),
-            ("--gpus-per-run", self.gpus_per_run, 1, max(1, self.gpus)),
-            ("--runs-per-gpu", self.runs_per_gpu, 1, 64 if self.gpus else 0),
-            ("--cpus", self.cpus, 1, 4096),
-            ("--concurrency", self.concurrency, 1, 4096),
+            ("--cpus", self.cpus, 1, worker_sizes.MOST_CPUS),
+            ("--concurrency", self.concurrency, 1, worker_sizes.MOST_CPUS),
             ("--at-once", self.at_once, 1, 10_000),
             ("--grace", self.grace_seconds, SHORTEST_GRACE_SECONDS, 65_535),
-        ):
-            if number is not None and not least <= number <= most:
-                accepted = f"It must be between {least} and {most}."
-                if most < least:
-                    accepted = "It needs GPUs: add --gpus."
-                raise ServiceError("invalid", f"{name} is {number}.", accepted)
-        if self.gpus_per_run > 1 and self.runs_per_gpu is not None:
-            raise ServiceError(
-                "invalid",
-                "--gpus-per-run is for large runs and --runs-per-gpu for small ones.",
-                "Give one of them.",
-            )
+        )
         _accept("--job-name", self.job_name, _NAME)
         _accept("--log-dir", str(self.log_dir), _PATH)
         _accept("--python", str(self.python), _PATH)
