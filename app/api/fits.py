@@ -24,6 +24,7 @@ from app.api.schemas.fits import (
     PredictionOut,
 )
 from app.api.schemas.jobs import JobOut
+from app.api.unchanging import UNCHANGED, etag_of, unchanged
 from app.services import (
     comparisons,
     diagnostics,
@@ -96,7 +97,7 @@ def create_fit(
             )
         made = comparisons.create_fit(connection, request)
     response.headers["Location"] = f"/v1/fits/{made.id}"
-    response.headers["ETag"] = made.etag
+    response.headers["ETag"] = etag_of(made)
     return FitOut.model_validate(made)
 
 
@@ -118,7 +119,7 @@ def list_fits(
     "/fits/{fit_id}",
     tags=["fits"],
     response_model=FitOut,
-    responses={304: {"description": "If-None-Match has its ETag: nothing has changed."}},
+    responses=UNCHANGED,
 )
 def get_fit(
     fit_id: Id,
@@ -130,12 +131,7 @@ def get_fit(
     """One fit. It never changes, so its ETag holds for ever."""
     with database.begin() as connection:
         fit = fits.get(connection, fit_id, draws=draws)
-    headers = {"ETag": fit.etag, "Cache-Control": "private, max-age=31536000, immutable"}
-    known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    if fit.etag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return FitOut.model_validate(fit)
+    return unchanged(fit, response, if_none_match) or FitOut.model_validate(fit)
 
 
 @router.get("/fits/{fit_id}/points", tags=["fits"])

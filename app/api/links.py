@@ -19,12 +19,12 @@ from app.api.schemas.links import (
     TranslationIn,
     TranslationOut,
 )
+from app.api.unchanging import UNCHANGED, etag_of, unchanged
 from app.services import link_plans, links, paging, translations
 
 router = APIRouter(
     prefix="/v1/links", tags=["links"], route_class=IdempotentRoute, dependencies=[READ]
 )
-IMMUTABLE = "private, max-age=31536000, immutable"
 
 
 @router.post("", status_code=201, dependencies=[SUBMIT])
@@ -38,7 +38,7 @@ def create_link(body: LinkIn, database: DatabaseDep, response: Response) -> Link
     with database.begin() as connection:
         made = links.create(connection, body.to_request())
     response.headers["Location"] = f"/v1/links/{made.id}"
-    response.headers["ETag"] = made.etag
+    response.headers["ETag"] = etag_of(made)
     return LinkOut.model_validate(made)
 
 
@@ -67,7 +67,7 @@ def plan_link(body: LinkPlanIn, database: DatabaseDep) -> LinkPlanOut:
 @router.get(
     "/{link_id}",
     response_model=LinkOut,
-    responses={304: {"description": "If-None-Match has its ETag: nothing has changed."}},
+    responses=UNCHANGED,
 )
 def get_link(
     link_id: Id,
@@ -79,12 +79,7 @@ def get_link(
     """One link. It never changes, so its ETag holds for ever."""
     with database.begin() as connection:
         link = links.get(connection, link_id, draws=draws)
-    headers = {"ETag": link.etag, "Cache-Control": IMMUTABLE}
-    known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    if link.etag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return LinkOut.model_validate(link)
+    return unchanged(link, response, if_none_match) or LinkOut.model_validate(link)
 
 
 @router.post("/{link_id}/predict")

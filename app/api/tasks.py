@@ -9,12 +9,12 @@ from app.api.dependencies import Cursor, DatabaseDep, Id, Limit
 from app.api.idempotency import IdempotentRoute
 from app.api.schemas.common import PageOf
 from app.api.schemas.tasks import TaskIn, TaskOut, TaskPredictionIn, TaskPredictionOut
+from app.api.unchanging import UNCHANGED, etag_of, unchanged
 from app.services import paging, tasks
 
 router = APIRouter(
     prefix="/v1/tasks", tags=["tasks"], route_class=IdempotentRoute, dependencies=[READ]
 )
-IMMUTABLE = "private, max-age=31536000, immutable"
 
 
 @router.post("", status_code=201, dependencies=[SUBMIT])
@@ -27,7 +27,7 @@ def create_task(body: TaskIn, database: DatabaseDep, response: Response) -> Task
     with database.begin() as connection:
         made = tasks.create(connection, body.to_request())
     response.headers["Location"] = f"/v1/tasks/{made.id}"
-    response.headers["ETag"] = made.etag
+    response.headers["ETag"] = etag_of(made)
     return TaskOut.model_validate(made)
 
 
@@ -47,7 +47,7 @@ def list_tasks(
 @router.get(
     "/{task_id}",
     response_model=TaskOut,
-    responses={304: {"description": "If-None-Match has its ETag: nothing has changed."}},
+    responses=UNCHANGED,
 )
 def get_task(
     task_id: Id,
@@ -59,12 +59,7 @@ def get_task(
     """One task law. It never changes, so its ETag holds for ever."""
     with database.begin() as connection:
         task = tasks.get(connection, task_id, draws=draws)
-    headers = {"ETag": task.etag, "Cache-Control": IMMUTABLE}
-    known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    if task.etag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return TaskOut.model_validate(task)
+    return unchanged(task, response, if_none_match) or TaskOut.model_validate(task)
 
 
 @router.post("/{task_id}/predict")

@@ -4,7 +4,6 @@ What a fit stands on is stored with it: the runs, the conventions, the request, 
 never changes; to fit again is to make another.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,13 +89,6 @@ class StoredFit:
     document: dict[str, Any]
     run_ids: list[int]
     created_at: datetime
-
-    @property
-    def etag(self) -> str:
-        """Changes with the fit, which never does, and with whether the draws are in it."""
-        has_draws = "draws" in self.document
-        text = f"{self.id} {self.digest} {self.created_at.isoformat()} {has_draws}"
-        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,6 @@ class StoredLink:
     run_ids: list[int]
     created_at: datetime
 
-    @property
-    def etag(self) -> str:
-        has_draws = "draws" in self.document
-        text = f"link {self.id} {self.digest} {self.created_at.isoformat()} {has_draws}"
-        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
 
 @dataclass(frozen=True)
 class SourceLoss:

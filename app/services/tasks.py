@@ -65,12 +65,6 @@ class StoredTask:
     run_ids: list[int]
     created_at: datetime
 
-    @property
-    def etag(self) -> str:
-        has_draws = "draws" in self.document
-        text = f"task {self.id} {self.digest} {self.created_at.isoformat()} {has_draws}"
-        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
 
 def create(connection: Connection, request: TaskRequest) -> StoredTask:
     """Fit and store. FittingError where the points cannot be used, or where every accuracy is
