@@ -30,16 +30,25 @@ def bucket_scale(last_step: int, max_rows: int) -> float:
 
 
 # Of a bucket no more points than these are read while a run trains: a thousand short stretches of
-# the primary key, whatever the run's length.
+# the primary key, whatever the run's length. The last step is a bucket by itself, wherever rounding
+# puts its edge.
 SAMPLE = 64
-SLICES = """
+_EDGE = "least(ceil(exp(({}) / cast(:scale as float8)))::bigint - 1, cast(:last as bigint))"
+SLICES = f"""
     generate_series(0, cast(:rows as int) - 1) as bucket cross join lateral (
-        select * from {table}
-        where {where} and step >= ceil(exp(bucket / cast(:scale as float8)))::bigint - 1
-            and step < ceil(exp((bucket + 1) / cast(:scale as float8)))::bigint - 1
-        order by step limit {sample}
+        select * from {{table}}
+        where {{where}} and step >= {_EDGE.format("bucket")}
+            and step < {_EDGE.format("bucket + 1")} + (bucket + 1) / cast(:rows as int)
+        order by step limit {{sample}}
     ) as point
 """
+
+
+def slices_of(last_step: int, max_rows: int) -> dict[str, object]:
+    """What `SLICES` is asked with."""
+    return {"rows": max_rows, "last": last_step, "scale": bucket_scale(last_step, max_rows)}
+
+
 _SAMPLED = text(
     f"""
     select avg(step)::float8 as step, avg(tokens) as tokens, avg(loss) as loss, avg(lr) as lr,
@@ -160,7 +169,7 @@ def read(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) -> Cu
     last = _last_step_if_long(connection, run_id, max_rows)
     if last is None:
         return _curve(run_id, connection.execute(_ALL, {"run_id": run_id}).all())
-    known = {"run_id": run_id, "rows": max_rows, "scale": bucket_scale(last, max_rows)}
+    known = {"run_id": run_id, **slices_of(last, max_rows)}
     return _curve(run_id, in_short_ranges(connection, _SAMPLED, known))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, text
 
-from app.storage.curves import MAX_ROWS, SAMPLE, SLICES, bucket_scale, in_short_ranges
+from app.storage.curves import MAX_ROWS, SAMPLE, SLICES, in_short_ranges, slices_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read(connection: Connection, run_id: int, name: str, *, max_rows: int = MAX_
     if last is None:
         rows: Sequence[Row[Any]] = connection.execute(_ALL, known).all()
     else:
-        known |= {"rows": max_rows, "scale": bucket_scale(last, max_rows)}
+        known |= slices_of(last, max_rows)
         rows = in_short_ranges(connection, _SAMPLED, known)
     columns = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
     return Series(name, columns[:, 0], columns[:, 1])

@@ -87,6 +87,17 @@ def test_a_long_curve_is_reduced_without_being_bent(connection: Connection, run:
     assert 50 <= len(coarse.step) <= 100 and np.all(np.diff(coarse.step) > 0)
 
 
+@pytest.mark.parametrize("last", [1001, 2700, 2701, 6000])
+def test_the_newest_point_of_a_run_in_training_is_shown(
+    connection: Connection, run: runs.Run, last: int
+) -> None:
+    step = np.arange(1, last + 1)
+    curves.copy_points(connection, Points(np.full(last, run.id), step, power_law(step)))
+    curve = curves.read(connection, run.id)
+    assert (curve.step[-1], curve.loss[-1]) == (last, power_law(step)[-1])
+    assert curve.n_points.sum() == last  # no bucket is longer than a sample, so none leaves any out
+
+
 def test_step_zero_and_a_run_without_points(connection: Connection, run: runs.Run) -> None:
     assert len(curves.read(connection, run.id).step) == 0
     assert curves.roll_up(connection, run.id) == 0
