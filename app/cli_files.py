@@ -158,6 +158,10 @@ def fit(
         ObjectiveKind, typer.Option(help="What is minimised.")
     ] = ObjectiveKind.huber_log,
     delta: Annotated[float, typer.Option(help="Width of Huber's penalty.")] = 1e-3,
+    asymmetry: Annotated[
+        float,
+        typer.Option(help="Of one-sided-log: how many times less a loss above the law counts."),
+    ] = 10.0,
     drop_highest: Annotated[
         int, typer.Option(help="Leave out this many of the highest losses.", min=0)
     ] = 0,
@@ -186,7 +190,7 @@ def fit(
         "flops_convention": flops_convention and flops_convention.value,
         "loss_unit": loss_unit and loss_unit.value,
     }
-    asked = fitting.Objective(objective.value, delta=delta)
+    asked = fitting.Objective(objective.value, delta=delta, asymmetry=asymmetry)
     if law == AUTO:
         ranking = compared(file, chosen, options, drop_highest, asked, seed)
         law = ranking.best(inputs_in(file, chosen))
@@ -239,21 +243,23 @@ def runs_of(
         runs = runs.with_compute()
     if not drop_highest:
         return runs
-    if drop_highest >= len(runs):
+    if drop_highest >= runs.n_used:
         raise Refused(
-            f"--drop-highest {drop_highest} leaves none of the {len(runs)} points.", "Drop fewer."
+            f"--drop-highest {drop_highest} leaves none of the {runs.n_used} points.", "Drop fewer."
         )
     import numpy as np
 
     from fitting import Runs
 
-    highest = np.argsort(runs.loss, kind="stable")[-drop_highest:]
+    left = np.flatnonzero(runs.used)
+    highest = left[np.argsort(runs.loss[left], kind="stable")[-drop_highest:]]
     return Runs(
         runs.inputs,
         runs.loss,
         run=runs.group,
         weights=runs.weights,
-        masked={int(row): f"one of the {drop_highest} highest losses" for row in highest},
+        masked=runs.masked
+        | {int(row): f"one of the {drop_highest} highest losses" for row in highest},
         n_convention=runs.n_convention,
         flops_convention=runs.flops_convention,
         loss_unit=runs.loss_unit,

@@ -34,7 +34,8 @@ Interval = tuple[float | None, float | None]
 class Data:
     """What a fit remembers of its runs. inputs: {name: (smallest, largest)}; loss and compute
     likewise (compute None where the runs have none); digest: sha256, see `Runs.digest`.
-    lines: the directions in which the runs do not spread, see `predict.Line`."""
+    lines: the directions in which the runs do not spread, see `predict.Line`. weights: of every
+    point that was given, masked ones too; () where all count the same."""
 
     n_points: int
     n_runs: int
@@ -44,6 +45,7 @@ class Data:
     digest: str
     dropped: dict[int, str]
     lines: tuple[Line, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Fit:
                 "reduction": "sum",
                 "value": self.objective_value,
                 **self._priors(),
+                **({"weights": list(self.data.weights)} if self.data.weights else {}),
                 "dropped": [
                     {"row": row, "reason": reason} for row, reason in self.data.dropped.items()
                 ],
@@ -195,6 +198,7 @@ class Fit:
                     document["digest"],
                     {int(m["row"]): m["reason"] for m in o["dropped"]},
                     tuple(Line(**line) for line in d.get("lines", ())),
+                    tuple(map(float, o.get("weights", ()))),
                 ),
                 n_convention=document["n_convention"],
                 flops_convention=document["flops_convention"],
@@ -312,6 +316,7 @@ def fit(
             digest=given.digest,
             dropped=dict(runs.masked),
             lines=lines_of(engine.inputs),
+            weights=() if runs.weights is None else tuple(runs.weights.tolist()),
         ),
         n_convention=runs.n_convention,
         flops_convention=runs.flops_convention,

@@ -113,6 +113,7 @@ def to_runs(measured: Measured) -> Runs:
     names = measured.points[0].inputs.keys()
     labels = [point.run for point in measured.points]
     flops = [point.flops for point in measured.points]
+    weights = [point.weight for point in measured.points]
     return Runs(
         inputs={
             name: np.array([point.inputs[name] for point in measured.points], dtype=np.float64)
@@ -121,6 +122,8 @@ def to_runs(measured: Measured) -> Runs:
         loss=np.array([point.loss for point in measured.points], dtype=np.float64),
         run=None if labels[0] is None else np.array(labels),
         flops=None if flops[0] is None else np.array(flops, dtype=np.float64),
+        weights=None if weights[0] is None else np.array(weights, dtype=np.float64),
+        masked={i: point.left_out for i, point in enumerate(measured.points) if point.left_out},
         n_convention=measured.conventions.n_convention,
         flops_convention=measured.conventions.flops_convention,
         loss_unit=measured.conventions.loss_unit,

@@ -25,7 +25,10 @@ class Conventions:
 
 @dataclass(frozen=True)
 class MeasuredPoint:
-    """One finished run, or one checkpoint of it: its inputs (as floats) and its loss."""
+    """One finished run, or one checkpoint of it: its inputs (as floats) and its loss.
+
+    weight: what it counts in a fit; left_out: why it is kept out of one, if it is.
+    """
 
     row: int
     run: str | None
@@ -34,6 +37,8 @@ class MeasuredPoint:
     flops: float | None = None
     step: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    weight: float | None = None
+    left_out: str | None = None
 
 
 @dataclass(frozen=True)

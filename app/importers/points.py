@@ -39,7 +39,8 @@ def read(
     """Every row of the table, or a refusal that names the first bad one.
 
     inputs   the law's inputs, each of which must have a column
-    columns  {field: column} where the usual names do not serve
+    columns  {field: column} where the usual names do not serve; `weight` and `left_out` (a reason,
+             empty where the row is fitted) are read only where they are named here
     The conventions are taken from the arguments, else from columns of that name (which must agree
     from row to row), else from what the names and numbers say, else the defaults.
 
@@ -55,6 +56,10 @@ def read(
     run_column, flops_column, step_column = (
         find_column(name, header, chosen, header_row=header_row)
         for name in ("run", "flops", "step")
+    )
+    weight_column, left_out_column = (
+        find_column(name, header, chosen, header_row=header_row) if name in chosen else None
+        for name in ("weight", "left_out")
     )
     said = {
         "n_convention": _Said("n_convention", N_CONVENTIONS, table, chosen),
@@ -104,7 +109,15 @@ def read(
             for name, cell in record.items()
             if name not in used and cell not in (None, "") and _short_text(name, cell)
         }
-        points.append(MeasuredPoint(row, run, values, loss, flops, step, extra))
+        weight = None
+        if weight_column:
+            weight = cells.not_negative(record.get(weight_column), row, weight_column)
+        reason = str(record.get(left_out_column) or "").strip() if left_out_column else ""
+        points.append(
+            MeasuredPoint(
+                row, run, values, loss, flops, step, extra, weight, reason[: cells.MAX_NAME] or None
+            )
+        )
     if not points:
         raise ServiceError(
             "invalid",

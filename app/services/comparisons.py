@@ -12,7 +12,7 @@ import fitting
 from app.services import fits, laws
 from app.services.errors import ServiceError
 from app.services.fits import AUTO, FitRequest, StoredFit
-from fitting import Objective, Runs
+from fitting import Runs
 from fitting.compare import Comparison
 from fitting.compare import compare as judge
 
@@ -76,8 +76,7 @@ def compare(
             f"No law takes the inputs {', '.join(runs.inputs) or '(none)'} and no others.",
             "Give N and D; GET /v1/laws lists what each law takes.",
         )
-    objective = Objective(kind=request.objective, delta=request.delta)  # type: ignore[arg-type]
-    found = judge(runs, chosen, objective=objective, seed=request.seed)
+    found = judge(runs, chosen, objective=fits.objective_of(request), seed=request.seed)
     return Compared(found, runs, run_ids, left_out)
 
 

@@ -55,6 +55,8 @@ class FitRequest:
 
     law     a name, or "auto": see `comparisons.create_fit`
     inputs  {name: values}, one value a point, with `loss` and where known `run` and `flops`
+    weight, left_out  one value a point: what it counts; why it is kept out of the fit, or None
+    asymmetry  of the objective one-sided-log, see `fitting.Objective`
     draws   None: DRAWS of them, or MANY_DRAWS where there are more than MANY_POINTS points
     """
 
@@ -66,11 +68,14 @@ class FitRequest:
     loss: Sequence[float] | None = None
     run: Sequence[str] | None = None
     flops: Sequence[float] | None = None
+    weight: Sequence[float] | None = None
+    left_out: Sequence[str | None] | None = None
     n_convention: str = "total"
     flops_convention: str = "6ND"
     loss_unit: str = "nats/token"
     objective: str = "huber-log"
     delta: float = 1e-3
+    asymmetry: float = 10.0
     draws: int | None = None
     level: float = 0.9
     seed: int = 0
@@ -143,11 +148,16 @@ def compute(law: Law, runs: Runs, request: FitRequest) -> Fit:
     return fitting.fit(
         law,
         runs,
-        objective=Objective(kind=request.objective, delta=request.delta),  # type: ignore[arg-type]
+        objective=objective_of(request),
         draws=_draws(request, len(runs)),
         level=request.level,
         seed=request.seed,
     )
+
+
+def objective_of(request: FitRequest) -> Objective:
+    """What the request minimises; FittingError where there is no such objective."""
+    return Objective(request.objective, request.delta, request.asymmetry)  # type: ignore[arg-type]
 
 
 def _draws(request: FitRequest, n_points: int) -> int:
@@ -411,6 +421,8 @@ def runs_of_points(law: Law | None, request: FitRequest) -> Runs:
         flops_convention=request.flops_convention,
         loss_unit=request.loss_unit,
         flops=None if request.flops is None else np.asarray(request.flops, dtype=float),
+        weights=request.weight,
+        masked={row: reason for row, reason in enumerate(request.left_out or ()) if reason},
     )
 
 
@@ -434,6 +446,7 @@ def describe_request(request: FitRequest) -> dict[str, Any]:
         "law": request.law,
         "objective": request.objective,
         "delta": request.delta,
+        "asymmetry": request.asymmetry,
         "draws": request.draws,
         "level": request.level,
         "seed": request.seed,
@@ -446,7 +459,7 @@ def describe_request(request: FitRequest) -> dict[str, Any]:
             "flops_convention": request.flops_convention,
             "loss_unit": request.loss_unit,
         }
-        for name in ("run", "flops"):
+        for name in ("run", "flops", "weight", "left_out"):
             column = getattr(request, name)
             if column is not None:
                 described[name] = list(column)

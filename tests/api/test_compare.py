@@ -88,3 +88,33 @@ def test_diagnostics_of_a_fit(client: TestClient, ladder: dict[str, Any]) -> Non
         assert one["value"] == ladder["fit"]["document"]["params"][one["name"]]
         assert one["profile"]["lower"] < one["value"] < one["profile"]["upper"]
     assert client.get("/v1/fits/999/diagnostics").status_code == 404
+
+
+def test_one_side_weights_and_points_left_out_are_stored(
+    client: TestClient, ladder: dict[str, Any]
+) -> None:
+    points = [
+        {"N": row["N"], "D": row["D"], "loss": row["loss"], "weight": 1 + i % 2}
+        for i, row in enumerate(ladder["rows"])
+    ]
+    points[4] |= {"left_out": "diverged", "loss": 9.0}
+    objective = {"kind": "one-sided-log", "delta": 2e-3, "asymmetry": 5.0}
+    body = {"law": "chinchilla", "points": points, "objective": objective, "draws": 0}
+    made = client.post("/v1/fits", json=body)
+    assert made.status_code == 201, made.text
+    stored = made.json()["document"]["objective"]
+    assert {name: stored[name] for name in objective} == objective
+    assert stored["weights"] == [1.0 + i % 2 for i in range(24)]
+    assert stored["dropped"] == [{"row": 4, "reason": "diverged"}]
+    assert made.json()["request"]["asymmetry"] == 5.0
+    asked = client.get(f"{made.headers['location']}/diagnostics")
+    assert asked.status_code == 200, asked.text
+    assert [one["left_out"] for one in asked.json()["residuals"]][3:6] == [None, "diverged", None]
+    assert (
+        "one-sided-log, δ = 0.002, asymmetry 5, weighted"
+        in client.get(f"/fits/{made.json()['id']}").text
+    )
+    ranked = client.post("/v1/compare", json={"points": points, "laws": LAWS[:2]})
+    assert ranked.status_code == 200 and ranked.json()["n_points"] == 23
+    refused = client.post("/v1/fits", json=body | {"objective": {"asymmetry": 0.5}})
+    assert refused.status_code == 422

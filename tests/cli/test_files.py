@@ -275,6 +275,29 @@ def test_the_same_command_prints_the_same_bytes(run: Run, runs_csv: Path) -> Non
     assert first.out == again.out
 
 
+def test_badly_tuned_runs_weights_and_rows_left_out(run: Run, tmp_path: Path) -> None:
+    """Every third run is 4% above the law: one-sided, the law comes back; all is in the answer."""
+    rows = [
+        (N, D, loss * (1.04 if i % 3 == 0 else 1.0), 1 + i % 2, "rerun" if i == 5 else "")
+        for i, (N, D, loss) in enumerate(made_up(36))
+    ]
+    file = write(tmp_path / "tuned.csv", "N,D,loss,counts,why", rows)
+    flags = ("--draws", 0, "--json", "--column", "weight=counts", "--column", "left_out=why")
+    done = run("fit", "chinchilla", file, *flags, "--objective", "one-sided-log", "--asymmetry", 20)
+    assert done.code == 0, done.err
+    objective = done.document["objective"]
+    assert (objective["kind"], objective["asymmetry"]) == ("one-sided-log", 20.0)
+    assert objective["dropped"] == [{"row": 5, "reason": "rerun"}]
+    assert objective["weights"] == [float(row[3]) for row in rows]
+    assert done.document["params"]["alpha"] == pytest.approx(0.34, abs=0.002)
+    assert done.document["params"]["E"] == pytest.approx(1.8, rel=0.005)
+    less = run("fit", "chinchilla", file, *flags, "--drop-highest", 2).document["objective"]
+    assert len(less["dropped"]) == 3
+    assert run("fit", "chinchilla", file, "--asymmetry", 0.5).code == 1
+    bad = write(tmp_path / "bad.csv", "N,D,loss,counts", [(*row[:3], -1) for row in rows])
+    assert "counts" in run("fit", "chinchilla", bad, "--column", "weight=counts").err
+
+
 def test_the_choices_are_those_of_the_engine() -> None:
     """They are written out a second time, so that --help needs no numpy."""
     assert tuple(one.value for one in ObjectiveKind) == KINDS

@@ -99,6 +99,11 @@ class SelectIn(Request):
 class ObjectiveIn(Request):
     kind: ObjectiveKind = "huber-log"
     delta: PositiveFloat = Field(default=1e-3, description="Of Huber's loss, in log loss.")
+    asymmetry: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="Of one-sided-log: how many times less a loss above the law counts than one "
+        "below it; a run that was tuned badly can only be above.",
+    )
 
 
 class DataIn(Request):
@@ -110,7 +115,8 @@ class DataIn(Request):
     points: Points | None = Field(
         default=None,
         description="One object a point: the law's inputs and `loss`; `run` where points belong "
-        "together, `flops` where it is known.",
+        "together, `flops` where it is known, `weight` where points count differently, `left_out` "
+        "(the reason) on a point that is kept with the fit and not fitted.",
     )
     n_convention: NConvention = "total"
     flops_convention: FlopsConvention = "6ND"
@@ -131,6 +137,7 @@ class DataIn(Request):
             loss_unit=self.loss_unit,
             objective=self.objective.kind,
             delta=self.objective.delta,
+            asymmetry=self.objective.asymmetry,
             seed=self.seed,
             **columns,
         )
@@ -421,7 +428,7 @@ def columns_of(
 
 def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     """The points of a fit: its law's inputs (for "auto": those of every law), the losses, run
-    labels and FLOPs where given. A C that is not there is the FLOPs, else 6 N D."""
+    labels, FLOPs, weights and reasons to leave a point out where given. A C that is not there is the FLOPs, else 6 N D."""
     names: Sequence[str]
     if law == fits.AUTO:
         names = [name for name in laws.input_names() if name in points[0]]
@@ -437,6 +444,10 @@ def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
         columns["flops"] = _column(points, "flops")
     if "run" in points[0]:
         columns["run"] = [str(_cell(points, i, "run")) for i in range(len(points))]
+    if "weight" in points[0]:
+        columns["weight"] = _column(points, "weight")
+    if any(point.get("left_out") for point in points):
+        columns["left_out"] = [str(point.get("left_out") or "") or None for point in points]
     return columns
 
 

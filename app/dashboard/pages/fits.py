@@ -440,6 +440,15 @@ def compared(opened: OpenFit) -> dict[str, Any] | None:
     return None if kept is None else comparisons.standing(kept)
 
 
+def objective_of(fit: Fit) -> str:
+    """The objective as the page names it: with its numbers, and whether points were weighted."""
+    one = fit.objective
+    parts = [one.kind, f"δ = {one.delta:g}"]
+    if one.above != 1.0:
+        parts.append(f"asymmetry {one.asymmetry:g}")
+    return ", ".join([*parts, *(["weighted"] if fit.data.weights else [])])
+
+
 def facts(opened: OpenFit) -> list[tuple[str, str, str | None]]:
     """(name, as shown, at full precision): what was fitted and how."""
     fit = opened.fit
@@ -470,7 +479,7 @@ def facts(opened: OpenFit) -> list[tuple[str, str, str | None]]:
                 )
             )
     rows += [
-        ("Objective", f"{fit.objective.kind}, δ = {fit.objective.delta:g}", None),
+        ("Objective", objective_of(fit), None),
         ("Its value (sum)", text.number(fit.objective_value, 6), str(fit.objective_value)),
         ("Intervals", f"{fit.level:.0%}, {fit.interval_method}", None),
         ("Draws", f"{len(fit.draws):,}", None),
