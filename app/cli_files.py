@@ -153,6 +153,9 @@ def fit(
     file: RunsFile,
     draws: Annotated[int, typer.Option(help="Bootstrap resamples of the runs.", min=0)] = 1000,
     level: Level = 0.9,
+    by_budget: Annotated[
+        bool, typer.Option("--by-budget", help="Resample each budget's runs among themselves.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the resamples and starts.", min=0)] = 0,
     objective: Annotated[
         ObjectiveKind, typer.Option(help="What is minimised.")
@@ -199,7 +202,13 @@ def fit(
         )
     runs = runs_of(law_or_usage(law), file, chosen, options, drop_highest)
     found = fitting.fit(
-        law_or_usage(law), runs, objective=asked, draws=draws, level=level, seed=seed
+        law_or_usage(law),
+        runs,
+        objective=asked,
+        draws=draws,
+        level=level,
+        seed=seed,
+        by_budget=by_budget,
     )
     document = found.to_dict()
     if out is not None:

@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import scipy
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fitting import prior
 from fitting.diagnose import DEGENERATE, VANISHED, Warned, refuse, unidentified, warnings_of
 from fitting.engine import Engine, Optimum
 from fitting.errors import FittingError
-from fitting.intervals import Calibration, affordable, bootstrap, calibrate, sandwich
+from fitting.intervals import (
+    Calibration,
+    affordable,
+    bootstrap,
+    budget_labels,
+    calibrate,
+    sandwich,
+)
 from fitting.law import Law
 from fitting.laws import get_law
 from fitting.links import Floats
@@ -227,13 +234,16 @@ def fit(
     level: float = 0.9,
     seed: int = 0,
     starts: int = 4,
+    by_budget: bool = False,
 ) -> Fit:
     """The global optimum of `objective` for `law` on `runs`, with draws and calibration.
 
     draws: bootstrap resamples of runs, each refitted to its own optimum (fewer, with a warning,
     where there are so many points that it would take minutes); 0 takes the sandwich covariance
-    instead. level: of the intervals that are reported. The same seed gives the same
-    bits. Raises FittingError for unusable data; a fit that failed is returned with its status.
+    instead. level: of the intervals that are reported. by_budget: the runs of each compute budget
+    are resampled among themselves, so that every resample has the budgets as they were planned;
+    calibration is the same either way. The same seed gives the same bits. Raises FittingError for
+    unusable data; a fit that failed is returned with its status.
     """
     objective = objective or Objective()
     check_level(level)
@@ -253,8 +263,9 @@ def fit(
     failed, drawn = 0, 0
     if draws:
         drawn = affordable(engine, draws)
-        sample, failed = bootstrap(engine, best, drawn, seed)
-        method = "bootstrap over runs"
+        strata = _budgets(runs) if by_budget else None
+        sample, failed = bootstrap(engine, best, drawn, seed, strata)
+        method = "bootstrap over runs" + (" of each budget" if by_budget else "")
     else:
         sample, method = _normal_draws(engine, best, seed), "sandwich"
     warned = warnings_of(engine, best, sample, calibration, runs)
@@ -326,6 +337,28 @@ def fit(
         versions={"numpy": np.__version__, "scipy": scipy.__version__},
         unidentified=unseen,
     )
+
+
+def _budgets(runs: Runs) -> NDArray[np.int64]:
+    """The budget of each used point; a FittingError where runs cannot be drawn by budget."""
+    runs = runs.unmasked()
+    compute = runs.compute()
+    if compute is None:
+        raise FittingError(
+            "missing_input", "These runs have no compute.", "Give N and D, or FLOPs."
+        )
+    label = budget_labels(compute)
+    largest = np.zeros(int(runs.group.max()) + 1, dtype=np.int64)
+    np.maximum.at(largest, runs.group, label)
+    alone = int((np.bincount(largest[np.unique(runs.group)]) == 1).sum())
+    if alone:
+        raise FittingError(
+            "bad_option",
+            f"{alone} of {int(label.max()) + 1} budgets have a single run, which resampled by "
+            "budget would never change.",
+            "Draw over all runs (by_budget off), or mask the lone runs.",
+        )
+    return label
 
 
 def _normal_draws(engine: Engine, best: Optimum, seed: int, count: int = 400) -> Floats:

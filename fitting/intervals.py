@@ -3,6 +3,7 @@
 | what | assumes | use |
 |---|---|---|
 | `bootstrap` | runs are independent draws | the default for parameters |
+| by budget | the same, of each budget's runs | grids that were planned by budgets |
 | `sandwich` | as above, and smoothness | when there is no time for resamples |
 | `fitting.profile` | independent, identical, normal errors | the shape of one parameter's valley |
 | `calibrate` | the future errs as the recent past did | prediction beyond the data |
@@ -109,13 +110,42 @@ class Calibration:
         return asdict(self)
 
 
-def resample_counts(group: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
+# Runs whose computes differ by less than this belong to one budget: planned 2e19 is rarely 2e19.
+BUDGET_TOLERANCE = 0.1
+
+
+def budget_labels(compute: Floats, tolerance: float = BUDGET_TOLERANCE) -> NDArray[np.int64]:
+    """The budget of each point, counted from 0 upwards: a gap of more than `tolerance` in compute
+    begins a new one."""
+    order = np.argsort(compute, kind="stable")
+    new = np.diff(np.log(compute[order]), prepend=np.log(compute[order[0]])) > np.log1p(tolerance)
+    label = np.empty(order.size, dtype=np.int64)
+    label[order] = np.cumsum(new)
+    return label
+
+
+def resample_counts(
+    group: NDArray[np.int64],
+    draws: int,
+    rng: np.random.Generator,
+    strata: NDArray[np.int64] | None = None,
+) -> Floats:
     """How often each point occurs in each resample of runs: [draws, points].
 
     Whole runs are drawn with replacement, so the points of one curve come and go together.
+    strata: [points], numbered from 0; the runs of each are drawn among themselves (a run that has
+    points in several belongs to the highest).
     """
     names, member = np.unique(group, return_inverse=True)
     g = names.size
+    if strata is not None:
+        highest = np.zeros(g, dtype=np.int64)
+        np.maximum.at(highest, member, strata)
+        runs_drawn = np.empty((draws, g))
+        for one in np.unique(highest):
+            here = np.flatnonzero(highest == one)
+            runs_drawn[:, here] = resample_counts(here, draws, rng)
+        return np.asarray(runs_drawn[:, member])
     picks = rng.integers(0, g, size=(draws, g))
     picks += np.arange(draws)[:, None] * g
     counts = np.bincount(picks.ravel(), minlength=draws * g).reshape(draws, g)
@@ -128,8 +158,16 @@ def affordable(engine: Engine, draws: int) -> int:
     return min(draws, max(FEWEST, work // engine.loss.size))
 
 
-def bootstrap(engine: Engine, best: Optimum, draws: int, seed: int) -> tuple[Floats, int]:
+def bootstrap(
+    engine: Engine,
+    best: Optimum,
+    draws: int,
+    seed: int,
+    strata: NDArray[np.int64] | None = None,
+) -> tuple[Floats, int]:
     """Parameters [kept, p] of `draws` resamples, each at its own optimum, and how many failed.
+
+    strata: see `resample_counts`.
 
     Resamples are drawn and refitted in blocks, so that a million points need no more memory than
     thousands do.
@@ -139,7 +177,7 @@ def bootstrap(engine: Engine, best: Optimum, draws: int, seed: int) -> tuple[Flo
     kept: list[Floats] = []
     failed = 0
     for start in range(0, draws, block):
-        counts = resample_counts(engine.group, min(block, draws - start), rng)
+        counts = resample_counts(engine.group, min(block, draws - start), rng, strata)
         found = engine.warm(best.theta, counts, persist=True)
         good = np.isfinite(found.f) & np.isfinite(found.theta).all(axis=1)
         kept.append(engine.values(found.theta[good]))

@@ -22,12 +22,10 @@ import numpy as np
 from fitting.diagnose import Warned
 from fitting.errors import FittingError
 from fitting.fit import Fit
+from fitting.intervals import BUDGET_TOLERANCE, budget_labels
 from fitting.law import Law
 from fitting.links import Floats
 from fitting.runs import Runs
-
-# Runs whose computes differ by less than this belong to one budget: planned 2e19 is rarely 2e19.
-BUDGET_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,10 @@ class Budget:
 def budgets(runs: Runs, *, tolerance: float = BUDGET_TOLERANCE) -> list[Budget]:
     """Runs grouped by compute: a gap of more than `tolerance` begins a new budget."""
     N, D, C, loss = _columns(runs)
-    order = np.argsort(C, kind="stable")
-    cuts = np.flatnonzero(np.diff(np.log(C[order])) > np.log1p(tolerance)) + 1
+    label = budget_labels(C, tolerance)
     found = []
-    for rows in np.split(order, cuts):
+    for one in range(int(label.max()) + 1):
+        rows = np.flatnonzero(label == one)
         by_size = rows[np.lexsort((loss[rows], N[rows]))]
         _, first = np.unique(N[by_size], return_index=True)
         kept = by_size[first]

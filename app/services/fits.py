@@ -79,6 +79,7 @@ class FitRequest:
     draws: int | None = None
     level: float = 0.9
     seed: int = 0
+    by_budget: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def compute(law: Law, runs: Runs, request: FitRequest) -> Fit:
         draws=_draws(request, len(runs)),
         level=request.level,
         seed=request.seed,
+        by_budget=request.by_budget,
     )
 
 
@@ -450,6 +452,7 @@ def describe_request(request: FitRequest) -> dict[str, Any]:
         "draws": request.draws,
         "level": request.level,
         "seed": request.seed,
+        "by_budget": request.by_budget,
     }
     if request.inputs is not None:
         described |= {

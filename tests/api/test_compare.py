@@ -116,5 +116,7 @@ def test_one_side_weights_and_points_left_out_are_stored(
     )
     ranked = client.post("/v1/compare", json={"points": points, "laws": LAWS[:2]})
     assert ranked.status_code == 200 and ranked.json()["n_points"] == 23
+    refused = client.post("/v1/fits", json=body | {"by_budget": True, "draws": 5})
+    assert refused.status_code == 422 and "single run" in refused.json()["detail"]
     refused = client.post("/v1/fits", json=body | {"objective": {"asymmetry": 0.5}})
     assert refused.status_code == 422

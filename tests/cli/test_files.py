@@ -298,6 +298,18 @@ def test_badly_tuned_runs_weights_and_rows_left_out(run: Run, tmp_path: Path) ->
     assert "counts" in run("fit", "chinchilla", bad, "--column", "weight=counts").err
 
 
+def test_a_bootstrap_by_budget(run: Run, tmp_path: Path) -> None:
+    """Four budgets of six sizes; rows without noise, so that only the words can differ."""
+    C = np.repeat(np.geomspace(1e17, 1e20, 4), 6)
+    N = np.sqrt(C / 120) * np.tile(np.geomspace(0.3, 3, 6), 4)
+    D = C / 6 / N
+    rows = zip(N, D, 1.8 + 400 * N**-0.34 + 1500 * D**-0.36, strict=True)
+    file = write(tmp_path / "grid.csv", "N,D,loss", rows)
+    done = run("fit", "chinchilla", file, "--draws", 20, "--by-budget", "--json")
+    assert done.code == 0, done.err
+    assert done.document["intervals"]["method"] == "bootstrap over runs of each budget"
+
+
 def test_the_choices_are_those_of_the_engine() -> None:
     """They are written out a second time, so that --help needs no numpy."""
     assert tuple(one.value for one in ObjectiveKind) == KINDS

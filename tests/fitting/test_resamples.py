@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, minimize
 
-from fitting import Objective, Runs, fit, get_law
+from fitting import FittingError, Objective, Runs, fit, get_law
 from fitting.engine import Engine
-from fitting.intervals import bootstrap, resample_counts
+from fitting.intervals import bootstrap, budget_labels, resample_counts
 from tests.fitting import data
 
 LAW = get_law("chinchilla")
@@ -74,6 +74,46 @@ def test_blocks_of_resamples_are_the_same_resamples(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("fitting.intervals.COUNTS", 7 * len(runs))
     parts, _ = bootstrap(engine, best, 50, 3)
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+def test_by_budget_every_resample_has_the_budgets_as_planned() -> None:
+    """Three budgets of 4, 6 and 5 runs; one run has a point at two of them and stays whole."""
+    C = np.concatenate([np.full(4, 1e18), np.full(6, 1e19), np.full(5, 1e20), [1.02e18]])
+    N = 1e8 * np.geomspace(0.5, 2, 16)
+    run = [*range(15), 12]
+    runs = Runs({"N": N, "D": C / 6 / N}, np.linspace(3, 2, 16), run=run)
+    strata = budget_labels(6 * runs.inputs["N"] * runs.inputs["D"])
+    assert strata.tolist() == [0] * 4 + [1] * 6 + [2] * 5 + [0]
+    counts = resample_counts(runs.group, 200, np.random.default_rng(0), strata)
+    assert (counts[:, 12] == counts[:, 15]).all()
+    for rows, size in ((slice(0, 4), 4), (slice(4, 10), 6), (slice(10, 15), 5)):
+        assert (counts[:, rows].sum(axis=1) == size).all()
+        # multinomial: each run size times at 1 / size
+        assert counts[:, rows].var(axis=0).mean() == pytest.approx(1 - 1 / size, abs=0.12)
+
+
+def test_intervals_by_budget_are_those_over_runs_where_budgets_are_many() -> None:
+    rng = np.random.default_rng(4)
+    C = np.repeat(np.geomspace(1e18, 1e21, 8), 8)
+    N = np.sqrt(C / 120) * np.tile(np.geomspace(0.2, 5, 8), 8)
+    D = C / 6 / N
+    loss = 1.8 + 480 * N**-0.35 + 2100 * D**-0.37
+    runs = Runs({"N": N, "D": D}, loss * np.exp(3e-3 * rng.standard_normal(64)))
+    plain, planned = (
+        fit(LAW, runs, objective=Objective("squares-log"), draws=600, by_budget=by)
+        for by in (False, True)
+    )
+    assert planned.interval_method == "bootstrap over runs of each budget"
+    assert planned.values.tolist() == plain.values.tolist()
+    for name, (low, high) in planned.intervals().items():
+        a, b = plain.intervals()[name]
+        assert None not in (low, high, a, b)
+        assert 0.75 < (high - low) / (b - a) < 1.2  # type: ignore[operator]
+    again = fit(LAW, runs, objective=Objective("squares-log"), draws=600, by_budget=True)
+    assert again.draws.tolist() == planned.draws.tolist()
+    lone = Runs({"N": N[7:], "D": D[7:]}, loss[7:])
+    with pytest.raises(FittingError, match="single run"):
+        fit(LAW, lone, by_budget=True)
 
 
 def test_too_many_points_get_fewer_draws_and_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,9 +157,15 @@ class FitIn(DataIn):
         f"are more than {fits.MANY_POINTS} points.",
     )
     level: Level = 0.9
+    by_budget: bool = Field(
+        default=False,
+        description="Resample the runs of each compute budget among themselves, for a grid that "
+        "was planned by budgets.",
+    )
 
     def to_request(self) -> fits.FitRequest:
-        return replace(self.request_for(self.law), draws=self.draws, level=self.level)
+        asked = self.request_for(self.law)
+        return replace(asked, draws=self.draws, level=self.level, by_budget=self.by_budget)
 
 
 class CompareIn(DataIn):
@@ -428,7 +434,8 @@ def columns_of(
 
 def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     """The points of a fit: its law's inputs (for "auto": those of every law), the losses, run
-    labels, FLOPs, weights and reasons to leave a point out where given. A C that is not there is the FLOPs, else 6 N D."""
+    labels, FLOPs, weights and reasons to leave a point out where given. A C that is not there is
+    the FLOPs, else 6 N D."""
     names: Sequence[str]
     if law == fits.AUTO:
         names = [name for name in laws.input_names() if name in points[0]]
