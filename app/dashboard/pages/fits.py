@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -33,21 +33,22 @@ DOTLESS = ("draws", "profiles")
 @dataclass(frozen=True)
 class OpenFit:
     """A stored fit, read back: its row, the fit itself, its points (none where they are gone).
-    runs: None where they are not what they were when it was made."""
+    runs: None where they are not what they were when it was made.
+    parameters_of: each parameter's intervals side by side, computed once; [] without the runs."""
 
     row: dict[str, Any]
     fit: Fit
     points: Points
     runs: Runs | None = None
+    parameters_of: Callable[[], list[dict[str, Any]]] = list
 
     @property
     def id(self) -> int:
         return int(self.row["id"])
 
-    @cached_property
+    @property
     def parameters(self) -> list[dict[str, Any]]:
-        """Each parameter's intervals side by side; [] without the runs."""
-        return [] if self.runs is None else diagnostics.parameters(self.fit, self.runs)
+        return self.parameters_of()
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def open_fit(connection: Connection, fit_id: int) -> OpenFit | None:
         [point["run_id"] for point in found],
         np.array([index not in fit.data.dropped for index in range(len(found))], bool),
     )
-    return OpenFit(row, fit, cloud, None if isinstance(runs, Exception) else runs)
+    if isinstance(runs, Exception):
+        return OpenFit(row, fit, cloud)
+    return OpenFit(row, fit, cloud, runs, cache(partial(diagnostics.parameters, fit, runs)))
 
 
 @router.get("/fits")
