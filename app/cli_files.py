@@ -200,7 +200,10 @@ def fit(
         note(
             f"auto: {law}, of the laws that answer to these columns, forecasts the larger runs best"
         )
-    runs = runs_of(law_or_usage(law), file, chosen, options, drop_highest)
+    names = list(law_or_usage(law).input_names)
+    if "U" not in names and column_in(file, "U", chosen) is not None:
+        names.append("U")  # the fit warns of tokens that were seen twice
+    runs = runs_of(names, file, chosen, options, drop_highest)
     found = fitting.fit(
         law_or_usage(law),
         runs,

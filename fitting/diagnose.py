@@ -4,15 +4,23 @@
 `DEGENERATE` turns the status of the fit into "degenerate".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fitting.engine import Engine, Optimum
 from fitting.errors import FittingError
-from fitting.intervals import MAD_TO_SD, Calibration, distance, residuals
+from fitting.intervals import (
+    MAD_TO_SD,
+    Calibration,
+    distance,
+    resample_counts,
+    residuals,
+    robust_sd,
+)
 from fitting.law import Law
 from fitting.links import Floats
+from fitting.objective import Objective
 from fitting.regime import CUTS, moved_exponents
 from fitting.runs import Runs
 
@@ -248,15 +256,34 @@ def _about_design(engine: Engine, best: Optimum) -> list[Warned]:
 
 # Residuals beyond so many robust standard deviations are asked what they do to the fit.
 SUSPECT = 5.0
+# Under squares, so many resamples of the other points say what the standard error is.
+RESAMPLES = 40
+
+
+def _seen(engine: Engine, values: Floats) -> Floats:
+    """The residuals as the objective sees them: of the loss, or of its logarithm."""
+    if engine.objective.raw:
+        return np.asarray(engine.loss - engine.law.evaluate(engine.inputs, values))
+    return residuals(engine, values)
 
 
 def _about_outliers(engine: Engine, best: Optimum, draws: Floats) -> list[Warned]:
     """Names the points whose removal moves an exponent by more than its standard error."""
     n = engine.loss.size
-    if len(draws) < 20 or n > 20_000 or engine.objective.raw:
+    if len(draws) < 20 or n > 20_000:
         return []
-    r = residuals(engine, best.values)
-    scale = MAD_TO_SD * float(np.median(np.abs(r)))
+    squares = np.isinf(engine.objective.solver_delta)
+    r = _seen(engine, best.values)
+    if squares:  # such points pull squares to themselves: judged from a fit that gives them less
+        width = 1.345 * MAD_TO_SD * float(np.median(np.abs(r)))
+        if width <= 1e-9:  # losses without noise
+            return []
+        kind = Objective("huber-raw" if engine.objective.raw else "huber-log", width)
+        other = replace(engine, objective=kind).warm(best.theta, np.ones((1, n)))
+        r = _seen(engine, engine.values(other.theta)[0])
+        scale = robust_sd(r, len(best.values))
+    else:
+        scale = MAD_TO_SD * float(np.median(np.abs(r)))
     order = np.argsort(-np.abs(r), kind="stable")
     suspects = [int(i) for i in order[: max(1, n // 10)] if abs(r[i]) > SUSPECT * scale]
     if not suspects or scale <= 0 or n - len(suspects) < len(best.values) + 1:
@@ -264,6 +291,11 @@ def _about_outliers(engine: Engine, best: Optimum, draws: Floats) -> list[Warned
     keep = np.ones((1, n))
     keep[0, suspects] = 0.0
     without = engine.values(engine.warm(best.theta, keep).theta)[0]
+    if squares:
+        # draws with and without such a point lie apart, and would hide what it does
+        left = engine.subset(np.flatnonzero(keep[0]))
+        counts = resample_counts(left.group, RESAMPLES, np.random.default_rng(23))
+        draws = left.values(left.warm(engine.warm(best.theta, keep).theta[0], counts).theta)
     low, high = np.quantile(draws, [0.16, 0.84], axis=0)
     moved = []
     for j, p in enumerate(engine.law.params):

@@ -423,6 +423,7 @@ def runs_of_points(law: Law | None, request: FitRequest) -> Runs:
         flops_convention=request.flops_convention,
         loss_unit=request.loss_unit,
         flops=None if request.flops is None else np.asarray(request.flops, dtype=float),
+        unique_tokens=request.inputs.get("U"),
         weights=request.weight,
         masked={row: reason for row, reason in enumerate(request.left_out or ()) if reason},
     )

@@ -114,6 +114,11 @@ def test_one_side_weights_and_points_left_out_are_stored(
         "one-sided-log, δ = 0.002, asymmetry 5, weighted"
         in client.get(f"/fits/{made.json()['id']}").text
     )
+    epochs = [{**one, "U": one["D"] / 3} for one in points]
+    again = client.post("/v1/fits", json=body | {"points": epochs}).json()
+    assert "repeated_tokens" in {one["code"] for one in again["document"]["warnings"]}
+    assert again["document"]["params"] == made.json()["document"]["params"]
+    assert client.get(f"/fits/{again['id']}").status_code == 200
     ranked = client.post("/v1/compare", json={"points": points, "laws": LAWS[:2]})
     assert ranked.status_code == 200 and ranked.json()["n_points"] == 23
     refused = client.post("/v1/fits", json=body | {"by_budget": True, "draws": 5})

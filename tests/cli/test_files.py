@@ -298,6 +298,17 @@ def test_badly_tuned_runs_weights_and_rows_left_out(run: Run, tmp_path: Path) ->
     assert "counts" in run("fit", "chinchilla", bad, "--column", "weight=counts").err
 
 
+def test_a_file_that_says_how_many_tokens_were_fresh(run: Run, tmp_path: Path) -> None:
+    """Half of the tokens of each run are a second reading, which the law would count as fresh."""
+    rows = [(N, D, D / 2, loss) for N, D, loss in made_up()]
+    file = write(tmp_path / "epochs.csv", "N,D,unique,loss", rows)
+    silent = run("fit", "chinchilla", file, "--draws", 0, "--json")
+    warned = run("fit", "chinchilla", file, "--draws", 0, "--json", "--column", "U=unique")
+    assert "repeated_tokens" not in {one["code"] for one in silent.document["warnings"]}
+    assert "repeated_tokens" in {one["code"] for one in warned.document["warnings"]}
+    assert warned.document["params"] == silent.document["params"]
+
+
 def test_a_bootstrap_by_budget(run: Run, tmp_path: Path) -> None:
     """Four budgets of six sizes; rows without noise, so that only the words can differ."""
     C = np.repeat(np.geomspace(1e17, 1e20, 4), 6)

@@ -64,6 +64,27 @@ def test_profile_sandwich_and_bootstrap_agree_on_independent_normal_noise(kind: 
         assert p.statistic.min() == 0.0 and p.values.min() <= p.lower < p.upper <= p.values.max()
 
 
+def test_points_of_one_run_count_together_in_bootstrap_and_sandwich() -> None:
+    """Four points share their run's luck: both methods widen, and alike."""
+    quiet = runs_of(0.0, 0, n=12)
+    rng = np.random.default_rng(8)
+    label = rng.permutation(144) // 4
+    luck = 0.004 * rng.standard_normal(36)[label] + 0.0005 * rng.standard_normal(144)
+    kind = Objective("squares-log")
+    widths = {}
+    for name, run in (("runs", label), ("points", None)):
+        runs = Runs(quiet.inputs, quiet.loss * np.exp(luck), run=run)
+        found = fit(LAWS["chinchilla"], runs, objective=kind, draws=500)
+        sandwich = sandwich_intervals(found, runs)
+        widths[name] = [
+            (sandwich[p][1] - sandwich[p][0], high - low)  # type: ignore[operator]
+            for p, (low, high) in found.intervals().items()
+        ]
+        for by_sandwich, by_bootstrap in widths[name]:
+            assert 0.75 < by_sandwich / by_bootstrap < 1.3
+    assert len(widths["runs"]) == 5
+
+
 def test_what_has_no_profile_says_why() -> None:
     exact = runs_of(0.0, 0)
     found = fit(LAWS["chinchilla"], exact, draws=0)

@@ -441,6 +441,8 @@ def columns_of_points(law: str, points: list[dict[str, Any]]) -> dict[str, Any]:
         names = [name for name in laws.input_names() if name in points[0]]
     else:
         names = laws.find(law).input_names
+        if "U" in points[0]:  # a law without it is warned of repeated tokens
+            names = list(dict.fromkeys([*names, "U"]))
     columns: dict[str, Any] = {
         "inputs": {
             name: _compute(points) if name == "C" else _column(points, name) for name in names
