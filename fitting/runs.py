@@ -14,6 +14,7 @@ from fitting.links import Floats
 N_CONVENTIONS = ("total", "non_embedding", "blocks", "blocks_and_head")
 FLOPS_CONVENTIONS = ("exact", "6ND", "palm")
 LOSS_UNITS = ("nats/token", "nats/byte", "bits/byte")
+LARGEST = 1e60  # beyond it, or below its inverse, products such as 6ND leave the floats
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
@@ -36,8 +37,8 @@ def _floats(name: str, values: ArrayLike) -> Floats:
 class Runs:
     """Points for one fit: inputs, losses, and what they were measured in. Read-only.
 
-    inputs: {"N": [points], "D": [points], ...}, positive and finite (as floats).
-    loss: [points], positive and finite.
+    inputs: {"N": [points], "D": [points], ...}, within 1e-60 to 1e60 (as floats).
+    loss: [points], positive, in the same bounds.
     run: the run that each point came from (any labels); the bootstrap resamples runs, because the
         points of one curve are not independent. None: every point is a run of its own.
     weights: [points], not negative; a weight of 2 counts as the same point given twice.
@@ -132,6 +133,21 @@ class Runs:
                 column=name,
                 value=value,
                 rows=np.flatnonzero(bad)[:20].tolist(),
+            )
+        if name == "weights":
+            return
+        far = self.used & ((column > LARGEST) | ((column > 0) & (column < 1 / LARGEST)))
+        if far.any():
+            row = int(np.flatnonzero(far)[0])
+            raise FittingError(
+                "bad_value",
+                f"{name} is {float(column[row])} in row {row + 1} of {column.size}.",
+                f"Values lie between {1 / LARGEST:g} and {LARGEST:g}: correct the row, drop it, "
+                "or mask it.",
+                row=row,
+                column=name,
+                value=float(column[row]),
+                rows=np.flatnonzero(far)[:20].tolist(),
             )
 
     def _digest(self) -> str:

