@@ -27,6 +27,7 @@ MAX_RUNS = 2000
 RESUME_EVERY_STEPS = 500
 # Below this many steps an initial transient is measured, not a power law (docs/sweeps.md).
 MIN_STEPS = 1000
+MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ def plan_sweep(
     if not runs:
         raise ServiceError(
             "invalid",
-            f"Every size needs fewer than {min_steps} steps at every budget.",
-            "Raise the budgets, use smaller models or batches, or lower min_steps.",
+            f"No size can be run at any budget: {skipped[0]['reason']}"
+            + (" and others." if len({one["reason"] for one in skipped}) > 1 else "."),
+            "Change the budgets, sizes, batch_tokens or min_steps.",
             column="budgets_flops",
         )
     return SweepPlan(tuple(runs), tuple(skipped), _warnings(spec, runs, unique_tokens or {}))
@@ -158,6 +160,13 @@ def plan_run(
     if steps is None:
         assert budget_flops is not None
         steps = steps_for(shape, _positive("budget_flops", budget_flops), int(spec["batch_tokens"]))
+        if steps > MOST_STEPS:
+            raise ServiceError(
+                "invalid",
+                f"budget_flops makes more than {MOST_STEPS:g} steps.",
+                "Lower the budget, or use a larger batch.",
+                column="budget_flops",
+            )
     schedule = run_schedule(spec, kind, steps)
     cooled = kind != "constant"
     branch_at = sorted({int(at) for at in spec.get("checkpoint_at_steps") or () if at <= steps})
@@ -462,6 +471,8 @@ def _why_not(
     """Why a cell is not run; empty if it is."""
     if steps < max(1, min_steps):
         return f"fewer than {min_steps} steps"
+    if steps > MOST_STEPS:
+        return f"more than {MOST_STEPS:g} steps"
     schedule = spec.get("schedule") or {}
     warmup = int(schedule.get("warmup_steps", 50))
     cooldown = cooldown_steps(spec, steps) if kind in ("wsd", "wsd-s") else 0

@@ -121,6 +121,7 @@ def test_more_than_one_epoch_is_said() -> None:
         ({"budgets_flops": [-1.0]}, "budgets_flops"),
         ({"budgets_flops": [float("inf")]}, "budgets_flops"),
         ({"budgets_flops": [1e12, 1.0001e12]}, "budgets_flops"),
+        ({"budgets_flops": [1e40]}, "budgets_flops"),
         ({"schedule": {"kind": "wavy"}}, "schedule.kind"),
         ({"corpora": {"train": [], "validation": ["code"]}}, "corpora"),
     ],
