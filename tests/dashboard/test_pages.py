@@ -49,6 +49,10 @@ class TestEmpty:
     ) -> None:
         assert "There is no" in page(pages, address, 404)
 
+    @pytest.mark.parametrize("address", ["/runs/%s", "/sweeps/%s", "/runs?before=%s"])
+    def test_an_id_that_no_database_holds_is_refused(self, pages: TestClient, address: str) -> None:
+        assert pages.get(address % 2**63).status_code == 422
+
 
 class TestTime:
     def test_what_cannot_be_planned_says_why(self, pages: TestClient, seeded: Seeded) -> None:

@@ -8,13 +8,13 @@ from urllib.parse import urlencode
 
 import numpy as np
 import plotly.graph_objects as go
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from sqlalchemy import Connection
 
 from app.dashboard import figures, render, text
 from app.dashboard.pages import in_flight
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import Id, reading
 from app.services import overview as service
 from app.storage import curves, evaluations, metrics
 from app.storage import overview as storage
@@ -31,7 +31,7 @@ LIVE = ("planned", "queued", "running")
 
 @router.get("/runs")
 def runs(
-    request: Request, project: str = "", status: str = "", before: int | None = Query(None, ge=1)
+    request: Request, project: str = "", status: str = "", before: Id | None = None
 ) -> HTMLResponse:
     with reading(request) as connection:
         found = storage.runs(
@@ -68,7 +68,7 @@ def runs(
 
 
 @router.get("/sweeps/{sweep_id}")
-def sweep(request: Request, sweep_id: int) -> HTMLResponse:
+def sweep(request: Request, sweep_id: Id) -> HTMLResponse:
     with reading(request) as connection:
         found = service.sweeps(connection, 1, sweep_id)
         if not found:
@@ -97,7 +97,7 @@ def sweep(request: Request, sweep_id: int) -> HTMLResponse:
 
 
 @router.get("/runs/{run_id}")
-def run(request: Request, run_id: int) -> HTMLResponse:
+def run(request: Request, run_id: Id) -> HTMLResponse:
     with reading(request) as connection:
         found = storage.runs(connection, run_id=run_id, limit=1)
         if not found:
@@ -134,7 +134,7 @@ def run(request: Request, run_id: int) -> HTMLResponse:
 
 
 @router.get("/runs/{run_id}/figure.json")
-def figure(request: Request, run_id: int) -> Response:
+def figure(request: Request, run_id: Id) -> Response:
     """The run's figure and, under `run`, its step, whether it ended and what is said of it."""
     with reading(request) as connection:
         found = storage.runs(connection, run_id=run_id, limit=1)
