@@ -44,6 +44,10 @@ class Client:
     def _send(self, method: str, path: str, **options: Any) -> Any:
         try:
             response = self._http.request(method, path, **options)
+        except ValueError as error:
+            raise Refused(
+                f"The request cannot be sent: {error}.", "Give finite numbers; NaN is none."
+            ) from None
         except httpx2.TransportError as error:
             raise Refused(
                 f"No scalewright server answers at {self.url} ({error}).",

@@ -100,6 +100,23 @@ def test_a_sweep_that_names_no_corpus_is_refused_with_the_remedy(here: Run, tmp_
     assert done.code == 1 and "corpus" in done.err
 
 
+def test_nan_in_a_sweep_is_refused(here: Run, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.json"
+    file.write_text('{"budgets_flops": [NaN]}')
+    done = here("sweep", "submit", file, "--project", "cli", "--json")
+    assert done.code == 1 and "finite" in done.document["hint"]
+
+
+def test_an_import_makes_no_project_without_a_name(server: str) -> None:
+    for name in ("", "x" * 301, " edge"):
+        sent = httpx2.post(
+            f"{server}/v1/imports",
+            data={"project": name},
+            files={"file": ("runs.csv", b"N,D,loss\n1e8,1e9,3\n")},
+        )
+        assert sent.status_code == 422, name
+
+
 def test_the_curl_lines_of_the_readme_work(server: str, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not here")

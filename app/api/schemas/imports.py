@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.api.schemas.common import Name, ProjectRef, Request, Timed
+from app.api.schemas.common import Name, Request, Timed
 from app.importers.measured import FLOPS_CONVENTIONS, LOSS_UNITS, N_CONVENTIONS
 from app.services.predictions import MAX_POINTS
 
@@ -19,7 +19,7 @@ assert LossUnit.__args__ == LOSS_UNITS  # type: ignore[attr-defined]
 class ImportOptions(Request):
     """What a file does not say itself."""
 
-    project: ProjectRef = Field(description="By name (made if it is new) or by id.")
+    project: Name | int = Field(description="By name (made if it is new) or by id.")
     name: str = Field(default="", max_length=300, description="For your own record.")
     prefix: str = Field(default="", max_length=100, description="Put before each run's name.")
     kind: Literal["auto", "points", "curves"] = Field(
