@@ -486,13 +486,11 @@ def parse_points(texts: Sequence[str], law: "Law") -> dict[str, list[float]]:
     points: dict[str, list[float]] = {name: [] for name in law.input_names}
     for text in texts:
         try:
-            given = {
-                name.strip(): float(value)
-                for name, _, value in (part.partition("=") for part in text.split(","))
-            }
+            pairs = [part.partition("=") for part in text.split(",")]
+            given = {name.strip(): float(value) for name, _, value in pairs}
         except ValueError:
-            given = {}
-        if set(given) != set(points):
+            pairs, given = [], {}
+        if set(given) != set(points) or len(pairs) != len(given):
             example = ",".join(f"{one.name}={one.typical[1]:g}" for one in law.inputs)
             raise typer.BadParameter(f"{text!r} is not like {example}", param_hint="--point")
         for name, value in given.items():

@@ -65,16 +65,15 @@ def write_json(path: Path, document: Any) -> None:
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file; `what` says in words what it should be ("a fit")."""
+    remedy = f"Give a file with {what} as one JSON object."
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(
-            f"{path} is not {what}: {error}.", f"Give the file that --out wrote for {what}."
-        ) from None
+        raise Refused(f"{path} is not {what}: {error}.", remedy) from None
     if not isinstance(document, dict):
         raise Refused(
             f"{path} is not {what}: it holds a {type(document).__name__}.",
-            f"Give the file that --out wrote for {what}.",
+            remedy,
         )
     return document
 

@@ -239,6 +239,7 @@ def test_constant_loss_is_refused_or_degenerate(run: Run, tmp_path: Path) -> Non
         ("predict", "FIT"),
         ("predict", "FIT", "--point", "N=1"),
         ("predict", "FIT", "--point", "N=x,D=1"),
+        ("predict", "FIT", "--point", "N=1,N=2,D=1"),
         ("predict", "no_such_fit.json"),
         ("nonsense",),
         ("laws", "--nonsense"),
