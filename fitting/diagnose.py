@@ -290,12 +290,13 @@ def _about_outliers(engine: Engine, best: Optimum, draws: Floats) -> list[Warned
         return []
     keep = np.ones((1, n))
     keep[0, suspects] = 0.0
-    without = engine.values(engine.warm(best.theta, keep).theta)[0]
+    refitted = engine.warm(best.theta, keep).theta
+    without = engine.values(refitted)[0]
     if squares:
         # draws with and without such a point lie apart, and would hide what it does
         left = engine.subset(np.flatnonzero(keep[0]))
         counts = resample_counts(left.group, RESAMPLES, np.random.default_rng(23))
-        draws = left.values(left.warm(engine.warm(best.theta, keep).theta[0], counts).theta)
+        draws = left.values(left.warm(refitted[0], counts).theta)
     low, high = np.quantile(draws, [0.16, 0.84], axis=0)
     moved = []
     for j, p in enumerate(engine.law.params):
