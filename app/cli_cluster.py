@@ -12,6 +12,11 @@ from app.cli_output import Refused, note, print_json
 if TYPE_CHECKING:
     from app.settings import Settings
 
+GpusPerRun = Annotated[
+    int, typer.Option(help="Of these, how many each run has at once, for runs of several.")
+]
+RunsPerGpu = Annotated[int | None, typer.Option(help="How many small runs share each GPU.")]
+
 cluster = typer.Typer(no_args_is_help=True, help="Workers on a cluster: slurm, kubernetes.")
 
 
@@ -19,12 +24,8 @@ cluster = typer.Typer(no_args_is_help=True, help="Workers on a cluster: slurm, k
 def slurm(
     array: Annotated[int, typer.Option(help="How many workers.")] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs of each worker.")] = 0,
-    gpus_per_run: Annotated[
-        int, typer.Option(help="Of these, how many each run has at once, for runs of several.")
-    ] = 1,
-    runs_per_gpu: Annotated[
-        int | None, typer.Option(help="How many small runs share each GPU.")
-    ] = None,
+    gpus_per_run: GpusPerRun = 1,
+    runs_per_gpu: RunsPerGpu = None,
     cpus: Annotated[int, typer.Option(help="Cores of each worker.")] = 1,
     concurrency: Annotated[
         int | None,
@@ -134,12 +135,8 @@ def slurm(
 def kubernetes(
     replicas: Annotated[int, typer.Option(help="How many workers.")] = 4,
     gpus: Annotated[int, typer.Option(help="GPUs of each worker; 0 for none.")] = 1,
-    gpus_per_run: Annotated[
-        int, typer.Option(help="Of these, how many each run has at once, for runs of several.")
-    ] = 1,
-    runs_per_gpu: Annotated[
-        int | None, typer.Option(help="How many small runs share each GPU.")
-    ] = None,
+    gpus_per_run: GpusPerRun = 1,
+    runs_per_gpu: RunsPerGpu = None,
     cpus: Annotated[int, typer.Option(help="Cores that each worker asks for.")] = 2,
     mem: Annotated[str | None, typer.Option(help="Memory of each worker, such as 16Gi.")] = None,
     worker_image: Annotated[
