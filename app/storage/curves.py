@@ -43,6 +43,13 @@ SLICES = f"""
     ) as point
 """
 
+# The last step of what has more than `max_rows` rows; null if it has no more.
+LAST_IF_LONG = """
+    select case when exists (select 1 from {table} where {where} offset :max_rows)
+        then (select max(step) from {table} where {where}) end
+"""
+_LAST_IF_LONG = text(LAST_IF_LONG.format(table="curve_points", where="run_id = :run_id"))
+
 
 def slices_of(last_step: int, max_rows: int) -> dict[str, object]:
     """What `SLICES` is asked with."""
@@ -225,16 +232,8 @@ def roll_up(connection: Connection, run_id: int, *, max_rows: int = MAX_ROWS) ->
 
 def _last_step_if_long(connection: Connection, run_id: int, max_rows: int) -> int | None:
     """The last step of a run of more than `max_rows` points; None if it has no more."""
-    last: int | None = connection.scalar(
-        text(
-            """
-            select case when exists (
-                select 1 from curve_points where run_id = :run_id offset :max_rows
-            ) then (select max(step) from curve_points where run_id = :run_id) end
-            """
-        ),
-        {"run_id": run_id, "max_rows": max_rows},
-    )
+    known = {"run_id": run_id, "max_rows": max_rows}
+    last: int | None = connection.scalar(_LAST_IF_LONG, known)
     return last
 
 

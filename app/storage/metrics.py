@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, text
 
-from app.storage.curves import MAX_ROWS, SAMPLE, SLICES, in_short_ranges, slices_of
+from app.storage.curves import LAST_IF_LONG, MAX_ROWS, SAMPLE, SLICES, in_short_ranges, slices_of
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,7 @@ _NAMES = text(
     select name from found where name is not null order by name
     """
 )
-_LAST_IF_LONG = text(
-    f"""
-    select case when exists (select 1 from metrics where {_ONE} offset :max_rows)
-        then (select max(step) from metrics where {_ONE}) end
-    """
-)
+_LAST_IF_LONG = text(LAST_IF_LONG.format(table="metrics", where=_ONE))
 _ALL = text(f"select step, value from metrics where {_ONE} order by step")
 _SAMPLED = text(
     f"""
