@@ -23,7 +23,7 @@ from app.storage.checkpoints import Checkpoint
 from app.storage.runs import Run
 from workers.lifecycle import Close, Event, Phase, Policy, started, unstarted
 from workers.recorder import Recorder, Spool, store_close
-from workers.store import Store, is_url, localized
+from workers.store import Store, localized
 from workers.supervise import Ledger, Trainer, child_environment, watch
 from workers.upload import Uploader, discard
 
@@ -179,7 +179,7 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
     if state.close.status == "finished":
         drop_resume_files(run_folder(station.settings, run.id))
         if station.store is not None:
-            _drop_resume_objects(station, station.store, run.id)
+            _drop_resume_objects(station.store, run.id)
     shutil.rmtree(cache, ignore_errors=True)
     return state.close.status
 
@@ -191,13 +191,20 @@ def _close_unstarted(station: Station, taken: Claim, why: str, *, forever: bool)
         return store_close(connection, taken.run.id, taken.attempt, close) or "left to others"
 
 
-def _drop_resume_objects(station: Station, store: Store, run_id: int) -> None:
-    """As `drop_resume_files`, for what every attempt left in the store."""
-    with station.engine.connect() as connection:
-        left = checkpoints.of_run(connection, run_id)
-    for checkpoint in left:
-        if checkpoint.kind == "resume" and is_url(checkpoint.path):
-            discard(store, checkpoint.path)
+def _drop_resume_objects(store: Store, run_id: int) -> None:
+    """As `drop_resume_files`, for what every attempt left in the store.
+
+    Listed, not looked up: a worker that died after an upload and before its record left an
+    object that no row names, and one that died while it wrote, a `.part`.
+    """
+    try:
+        left = store.under(f"run-{run_id}")
+    except OSError as error:
+        log.warning("not tidied in the store", error=str(error))
+        return
+    for url in left:
+        if ".resume.safetensors" in url.rpartition("/")[2]:
+            discard(store, url)
 
 
 def complete_config(

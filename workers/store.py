@@ -37,6 +37,9 @@ class Store(Protocol):
     def remove(self, url: str) -> None:
         """Remove it; not an error when it is not there."""
 
+    def under(self, folder: str) -> list[str]:
+        """The URLs of all that lies below it, half-written files too; none without the folder."""
+
 
 class FsspecStore:
     """A Store in any file system that fsspec has a driver for."""
@@ -75,6 +78,12 @@ class FsspecStore:
             path = self._fs._strip_protocol(url)
             if self._fs.exists(path):
                 self._fs.rm_file(path)
+
+    def under(self, folder: str) -> list[str]:
+        with _may_pass():
+            self._fs.invalidate_cache()  # other workers write here too
+            found = self._fs.find(f"{self._root.rstrip('/')}/{folder}")
+            return [str(self._fs.unstrip_protocol(path)) for path in found]
 
 
 class _may_pass:
