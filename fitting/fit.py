@@ -4,6 +4,7 @@ f = fit(get_law("chinchilla"), runs)
 f.params, f.status, f.predict({"N": 70e9, "D": 1.4e12})
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -286,6 +287,15 @@ def fit(
                 f"{drawn} of {draws} resamples were drawn: each refits {engine.loss.size} points. "
                 "The ends of the intervals are rougher. Thin the points of each run, or ask for "
                 "no draws and take the sandwich.",
+            )
+        )
+    needed = math.ceil(2 / (1 - level) - 1e-9)
+    if 0 < draws < needed:
+        warned.append(
+            Warned(
+                "few_draws",
+                f"{draws} resamples do not reach the ends of a {level:.0%} interval: less than one "
+                f"lies beyond each. Its parameters' ends are too narrow; draw {needed} at least.",
             )
         )
     if failed > 0.02 * drawn:

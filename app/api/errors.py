@@ -82,7 +82,7 @@ def of_fitting_error(error: FittingError) -> JSONResponse:
         details.pop(taken, None)
     return problem(
         FITTING_STATUS,
-        "These points cannot be fitted",
+        "These numbers cannot be used",
         error.message,
         kind=error.kind,
         hint=error.hint,

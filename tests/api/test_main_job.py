@@ -67,7 +67,7 @@ def test_an_allocation_spends_its_budget(client: TestClient, ladder: dict[str, A
     )
     assert both.status_code == 422
     neither = client.post("/v1/allocations", json={"fit": fit_id})
-    assert neither.status_code == 422 and neither.json()["hint"]
+    assert neither.status_code == 422 and "budget_flops" in neither.json()["detail"]
 
 
 def test_a_file_is_imported_and_a_bad_one_leaves_nothing(client: TestClient) -> None:

@@ -123,6 +123,13 @@ def test_too_many_points_get_fewer_draws_and_a_warning(monkeypatch: pytest.Monke
     assert "60 of 100" in next(w.message for w in found.warnings if w.code == "fewer_draws")
 
 
+@pytest.mark.parametrize(("draws", "warned"), [(1, True), (19, True), (20, False), (0, False)])
+def test_an_interval_of_too_few_draws_says_so(draws: int, warned: bool) -> None:
+    """Of 20 draws one lies beyond each end of a 90 % interval; of fewer, none."""
+    found = fit(LAW, data.epoch(), draws=draws)
+    assert ("few_draws" in {w.code for w in found.warnings}) == warned
+
+
 def linear_programs(engine: Engine, weights: np.ndarray, theta: np.ndarray) -> float:
     """Least absolute deviations by another way: linear programs in a shrinking box."""
 

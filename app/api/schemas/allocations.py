@@ -120,6 +120,11 @@ class AllocationIn(Request):
     @model_validator(mode="after")
     def _belongs_together(self) -> "AllocationIn":
         given = self.model_fields_set
+        if all(
+            budget is None
+            for budget in (self.budget_flops, self.gpu_hours, self.dollars, self.hours)
+        ):
+            raise ValueError("no budget: give budget_flops, gpu_hours, hours, or dollars")
         if self.machine is not None:
             lost = sorted(given & WITHOUT_A_MACHINE)
             if lost:
