@@ -33,7 +33,7 @@ def compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
         env={**kept, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -46,7 +46,7 @@ def services() -> dict[str, Any]:
 
 def test_hadolint_has_nothing_to_say() -> None:
     done = subprocess.run(
-        [program("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [program("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stdout
 
@@ -112,7 +112,7 @@ def test_what_a_target_installs_starts(target: str) -> None:
         [str(ROOT / "scripts" / "check_docker_targets.sh"), target],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{target}: ok" in done.stdout

@@ -231,7 +231,7 @@ def test_importing_a_room_loads_nothing_heavy(module: str, unwanted: tuple[str, 
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []

@@ -73,7 +73,7 @@ def run_program() -> Run:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,38 +22,32 @@ RUNS = ROOT / "docs" / "examples" / "runs.csv"
 
 @pytest.fixture(scope="module")
 def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`scalewright serve` on a free port, as a process of its own; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """`scalewright serve --port 0`, as a process of its own; its URL."""
     folder = tmp_path_factory.mktemp("data")
     log = folder / "log"
     variables = {**os.environ, "DATABASE_URL": database_url, "SCALEWRIGHT_DATA_DIR": str(folder)}
-    variables.pop("SCALEWRIGHT_HOST", None)
+    for name in ("SCALEWRIGHT_HOST", "SCALEWRIGHT_LOG_LEVEL"):
+        variables.pop(name, None)
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+            [sys.executable, "-m", "app.cli", "serve", "--port", "0"],
             cwd=ROOT,
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-    url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
-        while True:
+        deadline = time.monotonic() + 300
+        while not (running := re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text())):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            try:
-                if httpx2.get(f"{url}/v1/health", timeout=5).status_code == 200:
-                    break
-            except httpx2.TransportError:
-                time.sleep(0.2)
-        yield url
+            time.sleep(0.2)
+        assert httpx2.get(f"{running[1]}/v1/health", timeout=60).status_code == 200
+        yield running[1]
     finally:
         process.terminate()
         try:
-            code = process.wait(30)
+            code = process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -127,10 +120,10 @@ def test_the_curl_lines_of_the_readme_work(server: str, tmp_path: Path) -> None:
         "curl -s", "curl -sS -f -w '\\n'"
     )
     done = subprocess.run(
-        ["bash", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+        ["bash", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    fitted = httpx2.get(f"{server}/v1/fits/1", timeout=30).json()
+    fitted = httpx2.get(f"{server}/v1/fits/1", timeout=60).json()
     assert fitted["law"] == "chinchilla" and fitted["status"] == "converged"
     assert '"predictions"' in done.stdout and '"optimal"' in done.stdout
 
@@ -146,7 +139,7 @@ def test_a_calibration_is_kept_in_the_service(here: Run, server: str, tmp_path: 
     assert fitted.code == 0, fitted.err
     kept = here("time", "keep", model, "--json")
     assert kept.code == 0, kept.err
-    stored = httpx2.get(f"{server}/v1/calibrations/{kept.document['id']}", timeout=30).json()
+    stored = httpx2.get(f"{server}/v1/calibrations/{kept.document['id']}", timeout=60).json()
     written = json.loads(model.read_text())
     assert stored["document"]["coefficients"] == written["coefficients"]
     steps.write_text("not a calibration")

@@ -10,9 +10,25 @@ from app.storage import recording
 from app.storage.listen import Event, Listener
 from tests.storage.conftest import make_run
 
+PATIENCE_SECONDS = 120  # no promise: what does not come is to fail, not to hang
+
+
+async def asked_for(events: AsyncIterator[Event]) -> Event:
+    return await anext(events)
+
 
 async def following(events: AsyncIterator[Event]) -> Event:
-    return await asyncio.wait_for(anext(events), 10)
+    return await asyncio.wait_for(anext(events), PATIENCE_SECONDS)
+
+
+def test_silence_is_told_of(settings: Settings) -> None:
+    async def listen() -> None:
+        assert settings.database_url is not None
+        async with Listener(settings.database_url) as listener:
+            events = listener.events(idle_seconds=0.01)
+            assert await following(events) == {"event": "idle"}
+
+    asyncio.run(listen())
 
 
 def test_a_listener_hears_what_was_committed_and_survives(
@@ -23,14 +39,18 @@ def test_a_listener_hears_what_was_committed_and_survives(
     with engine.begin() as connection:
         run, other = make_run(connection, steps=10), make_run(connection)
 
-    def train() -> None:
+    def train() -> int:
         with engine.begin() as connection:
             recording.claim_run(connection, other.id, "one")
             attempt = recording.claim_run(connection, run.id, "one")
             assert attempt is not None
+        at_step(1, attempt)
+        return attempt
+
+    def at_step(step: int, attempt: int) -> None:
         with engine.begin() as connection:
             recording.record(
-                connection, run.id, attempt, recording.Batch(points=[(1, 1.0, 2.0, None)])
+                connection, run.id, attempt, recording.Batch(points=[(step, 1.0, 2.0, None)])
             )
 
     def cut_off() -> None:
@@ -44,9 +64,12 @@ def test_a_listener_hears_what_was_committed_and_survives(
 
     async def listen() -> None:
         async with Listener(url) as listener:
-            events = listener.events(lambda event: event.get("run_id") == run.id, idle_seconds=1.5)
-            assert await following(events) == {"event": "idle"}  # and so it is subscribed
-            await asyncio.to_thread(train)
+            events = listener.events(
+                lambda event: event.get("run_id") == run.id, idle_seconds=2 * PATIENCE_SECONDS
+            )
+            first = asyncio.create_task(asked_for(events))
+            await asyncio.sleep(0)  # and so it listens
+            attempt = await asyncio.to_thread(train)
             expected = {
                 "event": "run",
                 "run_id": run.id,
@@ -55,15 +78,11 @@ def test_a_listener_hears_what_was_committed_and_survives(
                 "status": "running",
                 "steps": 10,
             }
-            assert await following(events) == {**expected, "step": 0}
+            assert await asyncio.wait_for(first, PATIENCE_SECONDS) == {**expected, "step": 0}
             assert await following(events) == {**expected, "step": 1}
             await asyncio.to_thread(cut_off)
-            event = await following(events)
-            assert event == {"event": "reconnected"}
-            await asyncio.to_thread(cut_off_nothing)
-
-    def cut_off_nothing() -> None:
-        with engine.begin() as connection:
-            assert recording.request_stop(connection, run.id) == "running"
+            assert await following(events) == {"event": "reconnected"}
+            await asyncio.to_thread(at_step, 2, attempt)
+            assert await following(events) == {**expected, "step": 2}
 
     asyncio.run(listen())

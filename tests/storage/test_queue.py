@@ -1,7 +1,7 @@
 """What is deferred in a transaction is there if, and only if, the transaction is."""
 
 import asyncio
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import procrastinate
 import pytest
@@ -37,9 +37,8 @@ def test_procrastinate_itself_runs_what_was_deferred(settings: Settings, engine:
             await app.run_worker_async(wait=False, install_signal_handlers=False)
 
     # Playwright's and pytest's own loops are left alone
-    thread = threading.Thread(target=lambda: asyncio.run(work()))
-    thread.start()
-    thread.join(30)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(work())).result()
     assert seen == [("train", 2), ("train", 1), ("job", 4)]
     with engine.begin() as connection:
         assert queue.depth(connection)["train", "todo"] == 1

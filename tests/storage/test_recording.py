@@ -1,8 +1,8 @@
 """The lease: what is written once, by whom, and what becomes of a run that is left alone."""
 
 import math
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -137,39 +137,40 @@ def test_a_zombie_that_waits_for_the_claim_is_fenced_too(engine: Engine) -> None
     with engine.begin() as connection:
         run = make_run(connection)
         old = claim(connection, run)
-    outcome: list[recording.Recorded] = []
 
-    def write() -> None:
+    def write() -> recording.Recorded:
         with engine.begin() as connection:
-            outcome.append(recording.record(connection, run.id, old, batch(1, 3)))
+            return recording.record(connection, run.id, old, batch(1, 3))
 
-    with engine.begin() as connection:
-        claim(connection, run, "two")  # holds the row; the zombie's statement has to wait for it
-        zombie = threading.Thread(target=write)
-        zombie.start()
-        time.sleep(0.3)
-        assert not outcome
-    zombie.join(10)
-    assert outcome == [recording.Recorded(False, False, 0, 0, 0, 0)]
+    waits = text(
+        "select count(*) from pg_locks where not granted and locktype = 'transactionid'"
+        " and transactionid = pg_current_xact_id()::xid"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as connection:
+            claim(connection, run, "two")  # holds the row; the zombie's statement waits for it
+            zombie = pool.submit(write)
+            while not connection.scalar(waits) and not zombie.done():
+                time.sleep(0.01)
+            assert not zombie.done()
+        assert zombie.result() == recording.Recorded(False, False, 0, 0, 0, 0)
 
 
 def test_two_writers_of_one_attempt_store_each_step_once(engine: Engine) -> None:
     with engine.begin() as connection:
         run = make_run(connection)
         attempt = claim(connection, run)
-    counts: list[int] = []
 
-    def write() -> None:
+    def write() -> int:
+        stored = 0
         for first in range(1, 400, 20):
             with engine.begin() as connection:
                 lines = batch(first, first + 19)
-                counts.append(recording.record(connection, run.id, attempt, lines).points)
+                stored += recording.record(connection, run.id, attempt, lines).points
+        return stored
 
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(30)
+    with ThreadPoolExecutor(2) as pool:
+        counts = [writer.result() for writer in [pool.submit(write) for _ in range(2)]]
     with engine.connect() as connection:
         assert [step for step, _ in stored(connection, run)] == list(range(1, 401))
     assert sum(counts) == 400
@@ -216,9 +217,9 @@ def test_a_live_lease_is_not_taken_over_when_asked_not_to(
     connection: Connection, run: runs.Run
 ) -> None:
     claim(connection, run)
-    assert recording.claim_run(connection, run.id, "two", lease_seconds=6) is None
+    assert recording.claim_run(connection, run.id, "two", lease_seconds=600) is None
     make_late(connection, run)
-    assert recording.claim_run(connection, run.id, "two", lease_seconds=6) == 2
+    assert recording.claim_run(connection, run.id, "two", lease_seconds=600) == 2
 
 
 def test_the_trainers_facts_are_stored_and_nothing_else(
@@ -291,13 +292,13 @@ def test_runs_without_a_sign_of_life_are_taken_back(connection: Connection) -> N
     connection.execute(text("update runs set failures = 3 where id = :id"), {"id": hopeless.id})
     for run in (late, cancelled, hopeless):
         make_late(connection, run)
-    expired = recording.expire(connection, 6, max_failures=3)
+    expired = recording.expire(connection, 600, max_failures=3)
     assert {(one.run_id, one.status) for one in expired} == {
         (late.id, "queued"),
         (cancelled.id, "cancelled"),
         (hopeless.id, "failed"),
     }
-    assert recording.expire(connection, 6) == []
+    assert recording.expire(connection, 600) == []
     assert runs.get(connection, alive.id).status == "running"
     assert "no word from worker one" in runs.get(connection, late.id).message
     assert claim(connection, late) == 2

@@ -31,7 +31,7 @@ function drawAll() {
 
 // A live run: an event says that something is new, the server draws what it is.
 function follow(section) {
-  let waiting = false;
+  let waiting = false, turn = Promise.resolve();
   async function refresh() {
     waiting = false;
     const answer = await fetch(section.dataset.live);
@@ -46,7 +46,8 @@ function follow(section) {
     for (const [name, said] of Object.entries(figure.run.out)) show(name, ...said);
   }
   function soon() {
-    if (!waiting) setTimeout(refresh, 1000);
+    // one look after the other: an answer that comes late is never drawn over a newer one
+    if (!waiting) setTimeout(() => { turn = turn.then(refresh, refresh); }, 1000);
     waiting = true;
   }
   const events = new EventSource(section.dataset.events);
