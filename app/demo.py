@@ -14,11 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+import psutil
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -30,6 +31,7 @@ from app.settings import Settings
 
 SPEC = Path(__file__).with_name("demo_sweep.json")
 Document = dict[str, Any]  # one JSON object of the API
+Found = TypeVar("Found")
 LAW = "chinchilla"
 ENDED = ("finished", "failed", "cancelled", "diverged")
 POLL_SECONDS = 1.0
@@ -40,6 +42,9 @@ STEP_FLOPS = 6e8
 FLOPS_PER_SECOND = 5e10
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+BUSY_SECONDS = (1.0, 2.0, 5.0, 10.0)  # pauses before a server that did not answer is asked again
+SERVE = ("-m", "app.cli", "serve")
+WORK = ("-m", "workers")
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,23 @@ def main(settings: Settings, *, ci: bool = False, seed: int | None = None) -> in
     console = Console(stderr=False)
     demo = Demo.read(seed)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is closed; not nohup
+        signal.signal(signal.SIGHUP, _interrupt)
     with contextlib.ExitStack() as stack:
         try:
-            client = start(settings, stack, console)
+            client, processes = start(settings, stack, console)
+
+            def watch_to_the_end(title: str, **which: int) -> None:
+                watch(client, console, title, processes, **which)
+
             sweep = get_sweep(client, demo)
-            watch(client, console, f"sweep {sweep['name']}", sweep_id=sweep["id"])
+            watch_to_the_end(f"sweep {sweep['name']}", sweep_id=sweep["id"])
             fit = get_fit(client, demo, sweep)
             forecast = get_forecast(client, demo, sweep, fit)
             announce(console, forecast)
-            run = train_target(client, console, forecast)
+            run = release_target(client, forecast)
+            watch_to_the_end(f"run {run['name']}", run_id=run["id"])
+            run = client.get(f"/v1/runs/{run['id']}")
             scored = client.get(f"/v1/forecasts/{forecast['id']}")
             if scored["actual"] is None:
                 raise Refused(
@@ -108,8 +121,38 @@ def main(settings: Settings, *, ci: bool = False, seed: int | None = None) -> in
 # --- the processes ---------------------------------------------------------------------------
 
 
-def start(settings: Settings, stack: contextlib.ExitStack, console: Console) -> Client:
-    """Corpora, server, worker; a client of the server once it answers."""
+@dataclass(frozen=True)
+class Process:
+    """A process of ours, and the end of its log where what it says begins."""
+
+    name: str
+    popen: "subprocess.Popen[bytes]"
+    log: Path
+    begun: int
+
+    def said(self) -> str:
+        """Its last lines."""
+        with self.log.open("rb") as log:
+            log.seek(self.begun)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-12:])
+
+    @property
+    def ended(self) -> bool:
+        return self.popen.poll() is not None
+
+    def listens(self, port: int) -> bool:
+        """Whether it is this process, and nobody else's, that takes connections there."""
+        try:
+            found = psutil.Process(self.popen.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in found)
+
+
+def start(
+    settings: Settings, stack: contextlib.ExitStack, console: Console
+) -> tuple[Client, list[Process]]:
+    """Corpora, server, worker; a client of the server once it answers, and the processes."""
     from app.services import corpora
     from app.storage import embedded
 
@@ -122,27 +165,42 @@ def start(settings: Settings, stack: contextlib.ExitStack, console: Console) -> 
     for corpus, manifest in built.items():
         tokens = manifest["tokens"]["train"]
         console.print(f"corpus [bold]{corpus}[/]: {tokens / 1e6:.1f}M training tokens")
-    port = free_port(settings.port)
     environment = {
         **os.environ,
         "SCALEWRIGHT_DATA_DIR": str(settings.data_dir),
-        "SCALEWRIGHT_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    client = Client(f"http://127.0.0.1:{port}")
     with console.status("Starting Postgres, the API and a worker"):
-        server = spawn(stack, ["-m", "app.cli", "serve"], environment, logs / "server.log")
-        wait_until_healthy(client, server, logs / "server.log")
-        spawn(stack, ["-m", "workers"], environment, logs / "worker.log")
+        client, server = start_server(stack, settings.port, environment, logs)
+        worker = spawn(stack, WORK, environment, logs / "worker.log")
     console.print(f"dashboard [bold]{client.url}[/] (logs in {logs})")
-    return client
+    return client, [server, worker]
+
+
+def start_server(
+    stack: contextlib.ExitStack, port: int, environment: dict[str, str], logs: Path
+) -> tuple[Client, Process]:
+    """The server on this port, or on one that is free: a port that was free a moment ago may be
+    somebody else's, another demo's say, by the time that the server asks for it."""
+    for wanted in (port, 0, 0):
+        found = free_port(wanted)
+        client = Client(f"http://127.0.0.1:{found}")
+        server = spawn(
+            stack, SERVE, {**environment, "SCALEWRIGHT_PORT": str(found)}, logs / "server.log"
+        )
+        if wait_until_healthy(client, server, found):
+            return client, server
+        if "already in use" not in server.said().lower():
+            break
+    raise Refused("The server did not start:", server.said())
 
 
 def spawn(
-    stack: contextlib.ExitStack, arguments: list[str], environment: dict[str, str], log: Path
-) -> "subprocess.Popen[bytes]":
+    stack: contextlib.ExitStack, arguments: Sequence[str], environment: dict[str, str], log: Path
+) -> Process:
     """A process of ours, in a group of its own, that is stopped when the stack unwinds."""
     out: IO[bytes] = stack.enter_context(log.open("ab"))
+    begun = log.stat().st_size
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
@@ -153,7 +211,7 @@ def spawn(
         start_new_session=True,
     )
     stack.callback(stop, process)
-    return process
+    return Process(log.stem, process, log, begun)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
@@ -168,17 +226,16 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def wait_until_healthy(client: Client, server: "subprocess.Popen[bytes]", log: Path) -> None:
+def wait_until_healthy(client: Client, server: Process, port: int) -> bool:
+    """Whether our own server answers; False once it has ended, or after START_SECONDS."""
     deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            client.get("/v1/health")
-            return
-        except Refused:
-            if server.poll() is not None or time.monotonic() > deadline:
-                tail = log.read_text(errors="replace").splitlines()[-12:]
-                raise Refused("The server did not start:", "\n".join(tail)) from None
-            time.sleep(0.2)
+    while not server.ended and time.monotonic() < deadline:
+        if server.listens(port):
+            with contextlib.suppress(Refused):
+                client.get("/v1/health")
+                return True
+        time.sleep(0.2)
+    return False
 
 
 def free_port(wanted: int) -> int:
@@ -261,14 +318,12 @@ def get_forecast(client: Client, demo: Demo, sweep: Document, fit: Document) -> 
     return made
 
 
-def train_target(client: Client, console: Console, forecast: Document) -> Document:
-    """Release the run that was forecast, and follow it to its end."""
+def release_target(client: Client, forecast: Document) -> Document:
+    """Have the run trained that was forecast, unless it is already."""
     where = f"/v1/runs/{forecast['run_id']}"
     run: Document = client.get(where)
     if run["status"] == "planned":
         client.post(f"{where}/start")
-    watch(client, console, f"run {run['name']}", run_id=run["id"])
-    run = client.get(where)
     return run
 
 
@@ -276,16 +331,23 @@ def watch(
     client: Client,
     console: Console,
     title: str,
+    processes: Sequence[Process],
     *,
     sweep_id: int | None = None,
     run_id: int | None = None,
 ) -> None:
-    """A progress bar until every run is over; the time left is at the pace seen so far."""
+    """A progress bar until every run is over; the time left is at the pace seen so far.
 
-    def look() -> list[Document]:
+    Refused where one of the processes has ended: nothing would come of waiting.
+    """
+
+    def find() -> list[Document]:
         if run_id is not None:
             return [client.get(f"/v1/runs/{run_id}")]
         return list(client.every("/v1/runs", sweep_id=sweep_id))
+
+    def look() -> list[Document]:
+        return patiently(find, processes)
 
     runs = look()
     if all(run["status"] in ENDED for run in runs):
@@ -308,9 +370,9 @@ def watch(
             done = sum(spent(run) for run in runs)
             over = sum(run["status"] in ENDED for run in runs)
             elapsed = time.monotonic() - begun
-            processes = max(1, min(len(runs) - over, os.cpu_count() or 1))
+            at_once = max(1, min(len(runs) - over, os.cpu_count() or 1))
             pace = (done - at_start) / elapsed if elapsed > 10 else 0.0
-            left = (total - done) / (pace or processes * FLOPS_PER_SECOND)
+            left = (total - done) / (pace or at_once * FLOPS_PER_SECOND)
             clock = f"about {left // 60:.0f}:{left % 60:02.0f} left"
             progress.update(bar, completed=done, runs=f"{over}/{len(runs)} runs", left=clock)
             if not console.is_terminal and elapsed >= said:  # a log has no bar: a line now and then
@@ -321,6 +383,21 @@ def watch(
                 return
             time.sleep(POLL_SECONDS)
             runs = look()
+
+
+def patiently(find: Callable[[], Found], processes: Sequence[Process]) -> Found:
+    """What `find` finds. A server too busy to answer is asked again, as long as it lives."""
+    for pause in (*BUSY_SECONDS, None):
+        for process in processes:
+            if process.ended:
+                raise Refused(f"The {process.name} has ended:", process.said())
+        try:
+            return find()
+        except Refused as refusal:
+            if pause is None or "status" in refusal.details:  # it did answer
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 
 def cost(run: Document, upto: float | None = None) -> float:

@@ -5,6 +5,7 @@
 #   scripts/check_docker_targets.sh [api|worker]...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/again.sh
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then targets=(api worker); fi
 root=$PWD
@@ -42,9 +43,9 @@ for target in "${targets[@]}"; do
         cd "$context"
         if [ -n "$uv" ]; then
             case $uv in /*) ;; *) uv="$root/$uv" ;; esac
-            eval "'$uv' pip install --quiet --python '$env/bin/python' $line"
+            eval "again '$uv' pip install --quiet --python '$env/bin/python' $line"
         else
-            eval "'$env/bin/python' -m pip install --quiet $line"
+            eval "again '$env/bin/python' -m pip install --quiet $line"
         fi
     )
     echo "installed in $((SECONDS - started)) s, $(du -sm "$env" | cut -f1) MB"

@@ -11,8 +11,11 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "Installing chromium with apt for the browser tests" >&2
     export DEBIAN_FRONTEND=noninteractive
     log=$(mktemp)
-    if timeout 300 apt-get update -qq >"$log" 2>&1 </dev/null \
-        && timeout 600 apt-get install -y -qq --no-install-recommends chromium >>"$log" 2>&1 </dev/null
+    # a mirror may hiccup, and a fresh machine may be installing things by itself
+    patient=(-o Acquire::Retries=3 -o DPkg::Lock::Timeout=120)
+    if timeout 300 apt-get "${patient[@]}" update -qq >"$log" 2>&1 </dev/null \
+        && timeout 600 apt-get "${patient[@]}" install -y -qq --no-install-recommends chromium \
+            >>"$log" 2>&1 </dev/null
     then
         rm -f "$log"
         exit 0

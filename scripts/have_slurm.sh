@@ -24,8 +24,10 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made_policy=yes
     fi
-    timeout 300 apt-get update -qq >"$log" 2>&1 </dev/null \
-        && timeout 600 apt-get install -y -qq --no-install-recommends \
+    # a mirror may hiccup, and a fresh machine may be installing things by itself
+    patient=(-o Acquire::Retries=3 -o DPkg::Lock::Timeout=120)
+    timeout 300 apt-get "${patient[@]}" update -qq >"$log" 2>&1 </dev/null \
+        && timeout 600 apt-get "${patient[@]}" install -y -qq --no-install-recommends \
             munge slurmctld slurmd slurm-client libnss-wrapper >>"$log" 2>&1 </dev/null
     code=$?
     if [ -n "$made_policy" ]; then rm -f "$policy"; fi

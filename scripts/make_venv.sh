@@ -7,6 +7,7 @@
 # cannot be had, pip does it. A folder of local wheels in PIP_FIND_LINKS is passed on to uv, which
 # does not read that variable itself.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/again.sh"
 
 folder=${1:-.venv}
 extras=${2:-api,train,parquet,dev}
@@ -32,7 +33,7 @@ rm -f "$stamp"
 
 started=$(date +%s)
 if [ ! -x "$folder/bin/uv" ]; then
-    "$folder/bin/python" -m pip install --quiet uv \
+    again "$folder/bin/python" -m pip install --quiet uv \
         || say "uv could not be installed; going on with pip, which is slower"
 fi
 if [ -x "$folder/bin/uv" ]; then
@@ -41,11 +42,11 @@ if [ -x "$folder/bin/uv" ]; then
     if [ -z "$UV_FIND_LINKS" ]; then unset UV_FIND_LINKS; fi
     # Compiled now, as pip does: a process that imports torch uncompiled spends 8 CPU-seconds on it,
     # and every training run is a process (where PYTHONDONTWRITEBYTECODE is set, each one again).
-    "$folder/bin/uv" pip install --quiet --compile-bytecode --python "$folder/bin/python" \
+    again "$folder/bin/uv" pip install --quiet --compile-bytecode --python "$folder/bin/python" \
         --constraint constraints.txt --editable ".[$extras]"
 else
     say "Installing scalewright[$extras] with pip (about two minutes the first time)"
-    "$folder/bin/python" -m pip install --quiet \
+    again "$folder/bin/python" -m pip install --quiet \
         --constraint constraints.txt --editable ".[$extras]"
 fi
 touch "$stamp"
