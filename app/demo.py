@@ -394,7 +394,8 @@ def patiently(find: Callable[[], Found], processes: Sequence[Process]) -> Found:
         try:
             return find()
         except Refused as refusal:
-            if pause is None or "status" in refusal.details:  # it did answer
+            answered = refusal.details.get("status", 503) < 500
+            if pause is None or answered:
                 raise
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")

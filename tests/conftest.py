@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, pool, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from app.settings import Settings, with_driver
 from app.storage import embedded, migrate
@@ -111,8 +113,15 @@ class fresh_database:
         self._run(f'drop database if exists "{self.name}" with (force)')
 
     def _run(self, statement: str) -> None:
+        # Postgres gives whoever is in a database five seconds to leave; a busy machine takes longer
         engine = create_engine(
             self.server_url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT"
         )
         with engine.connect() as connection:
-            connection.execute(text(statement))
+            for more in reversed(range(12)):
+                try:
+                    connection.execute(text(statement))
+                    return
+                except OperationalError as error:
+                    if not more or not isinstance(error.orig, psycopg.errors.ObjectInUse):
+                        raise

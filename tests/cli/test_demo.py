@@ -101,7 +101,11 @@ def test_a_worker_that_has_ended_is_not_waited_for(
 def test_a_server_too_busy_to_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(demo.time, "sleep", slept.append)
-    answers: list[Exception | str] = [Refused("timed out"), Refused("timed out"), "here"]
+    answers: list[Exception | str] = [
+        Refused("no word"),
+        Refused("no database", status=503),
+        "here",
+    ]
 
     def find() -> str:
         answer = answers.pop(0)
