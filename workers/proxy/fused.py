@@ -12,6 +12,7 @@ plain formulas and its gradients against finite differences; decision 0094 has t
     scale   of what a layer adds to the stream, see model.py
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from workers.proxy.config import ModelConfig
 
 EPS = 1e-6  # of RMSNorm, as in model.py
 QUERIES = 64  # at a time: what the causal mask leaves out is computed within such blocks only
+SMALLEST = 1e-30  # of a probability whose logarithm is taken: far from where floats lose digits
 LONGEST = 512  # positions: attention's weights are kept for the way back, length^2 / 2 of them
 
 
@@ -30,59 +32,76 @@ def suits(config: ModelConfig) -> bool:
     return config.mlp == "swiglu" and config.qk_norm and config.seq_len <= LONGEST
 
 
-def normalise(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """n = r x with r = factor / sqrt(mean(x^2) + EPS) of each position, x (..., width, positions);
-    n and r (..., 1, positions)."""
-    r = mean(x.square()).add_(EPS).rsqrt_()
+def normalise(x: Tensor, factor: float = 1.0, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """n = r x with r = factor / sqrt(mean(x^2) + EPS) of each position and group of rows.
+
+    x, n (groups * rows, positions), the rows of a group next to each other; r (groups, positions).
+    """
+    r = (averaging(groups, len(x), x.dtype) @ (x * x)).add_(EPS).rsqrt_()
     if factor != 1.0:
         r *= factor
-    return x * r, r
+    if groups == 1:
+        return x * r, r
+    return (x.view(groups, -1, x.shape[1]) * r.unsqueeze(1)).view(x.shape), r
 
 
 def normalise_gradient(g_n: Tensor, n: Tensor, r: Tensor, factor: float = 1.0) -> Tensor:
-    """g_x / r of `normalise`.
+    """g_x / r of `normalise`, of one group.
 
     dr/dx_j = -r^3 x_j / (width factor^2), so g_x = r (g_n - n mean(g_n n) / factor^2).
     """
-    return torch.addcmul(g_n, n, mean(g_n * n), value=-(factor**-2))
+    along = averaging(1, len(n), n.dtype) @ (g_n * n)
+    return torch.addcmul(g_n, n, along, value=-(factor**-2))
 
 
-def mean(x: Tensor) -> Tensor:
-    """Over the rows of (..., rows, positions): as a product, which is quicker than a reduction."""
-    rows = x.shape[-2]
-    return x.new_full((1, rows), 1.0 / rows) @ x
+@functools.lru_cache(maxsize=32)
+def averaging(groups: int, rows: int, dtype: torch.dtype) -> Tensor:
+    """(groups, rows): times (rows, positions) it gives the mean of each group's rows. Quicker than
+    a reduction."""
+    each = torch.eye(groups, dtype=dtype).mul_(groups / rows)
+    return each.repeat_interleave(rows // groups, dim=1)
 
 
 class _Embed(Function):
-    """rms_norm(embedding[ids]), turned positions last."""
+    """rms_norm(embedding[ids]), turned positions last.
+
+    A table with fewer rows than there are positions is normalised before it is looked up.
+    """
 
     @staticmethod
     def forward(ctx: Any, embedding: Tensor, ids: Tensor) -> Tensor:
-        rows = embedding.index_select(0, ids)
-        x, r = normalise(rows.t().contiguous())
-        ctx.save_for_backward(ids, x, r)
         ctx.vocabulary = len(embedding)
-        return x
+        ctx.whole = len(embedding) <= len(ids)
+        rows = embedding if ctx.whole else embedding.index_select(0, ids)
+        r = rows.square().mean(1, keepdim=True).add_(EPS).rsqrt_()
+        n = rows * r
+        ctx.save_for_backward(ids, n, r)
+        return (n.index_select(0, ids) if ctx.whole else n).t().contiguous()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        ids, x, r = ctx.saved_tensors
-        rows = normalise_gradient(g, x, r).mul_(r).t().contiguous()
-        g_embedding = rows.new_zeros(ctx.vocabulary, rows.shape[1])
-        return g_embedding.index_add_(0, ids, rows), None
+        ids, n, r = ctx.saved_tensors
+
+        def gathered(rows: Tensor) -> Tensor:
+            return rows.new_zeros(ctx.vocabulary, rows.shape[1]).index_add_(0, ids, rows)
+
+        g_n = g.t().contiguous()
+        if ctx.whole:
+            g_n = gathered(g_n)
+        along = (g_n * n).mean(1, keepdim=True)
+        g_rows = torch.addcmul(g_n, n, along, value=-1.0).mul_(r)
+        return g_rows if ctx.whole else gathered(g_rows), None
 
 
-def turn(n: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The pairs (a, b) of gain * n, turned: a cos - b sin, a sin + b cos.
+def turn(n: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """`out` = the pairs (a, b) of gain * n, turned: a cos - b sin, a sin + b cos.
 
-    n (2, heads, head_dim, positions); gain (2, 1, head_dim, 1); cos, sin (head_dim / 2, positions).
-    The gains are multiplied into cosine and sine, which are smaller.
+    n, out (2, heads, head_dim, sequences, length); gain (2, 1, head_dim, 1, 1); cos, sin
+    (head_dim / 2, 1, length). The gains are multiplied into cosine and sine, which are smaller.
     """
-    out = torch.empty_like(n)
     (a, b), (gain_a, gain_b), (out_a, out_b) = (each.chunk(2, 2) for each in (n, gain, out))
     torch.mul(a, gain_a * cos, out=out_a).addcmul_(b, gain_b * sin, value=-1.0)
     torch.mul(a, gain_a * sin, out=out_b).addcmul_(b, gain_b * cos)
-    return out
 
 
 def turn_back(g: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
@@ -90,6 +109,12 @@ def turn_back(g: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     (a, b), (out_a, out_b) = g.chunk(2, 2), out.chunk(2, 2)
     torch.mul(a, cos, out=out_a).addcmul_(b, sin)
     torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=-1.0)
+
+
+@functools.lru_cache(maxsize=8)
+def hidden_from(queries: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of `queries` with one another: -inf for the keys after each."""
+    return torch.full((queries, queries), float("-inf"), dtype=dtype).triu_(1)
 
 
 class _Attend(Function):
@@ -118,24 +143,23 @@ class _Attend(Function):
         width, positions = x.shape
         head_dim = gain.shape[-1]
         heads, sequences = width // head_dim, positions // length
-        gain = gain.view(2, 1, head_dim, 1)
-        n, r = normalise(x)
-        qkv = (qkv_weight @ n).view(3, heads, head_dim, positions)
-        n_qk, r_qk = normalise(qkv[:2])
-        by_head = x.new_empty(3, sequences, heads, head_dim, length)
         split = heads, head_dim, sequences, length
+        gain, cos, sin = gain.view(2, 1, head_dim, 1, 1), cos.unsqueeze(1), sin.unsqueeze(1)
+        n, r = normalise(x)
+        qkv = qkv_weight @ n
+        n_qk, r_qk = normalise(qkv[: 2 * width], groups=2 * heads)
+        by_head = x.new_empty(3, sequences, heads, head_dim, length)
         by_position = by_head.permute(0, 2, 3, 1, 4)  # a view, indexed as qkv is
-        by_position[:2] = turn(n_qk, gain, cos, sin).view(2, *split)
-        by_position[2] = qkv[2].view(split)
-        q, k, v = by_head.flatten(1, 2)
+        turn(n_qk.view(2, *split), gain, cos, sin, out=by_position[:2])
+        by_position[2].copy_(qkv[2 * width :].view(split))
+        q, k, v = by_head.flatten(1, 2).unbind()
         y = torch.empty_like(x)
         y_by_head = y.view(split).permute(2, 0, 1, 3)
-        after = x.new_full((QUERIES, QUERIES), float("-inf")).triu_(1)
         weights = []
         for begin in range(0, length, QUERIES):
             end = min(begin + QUERIES, length)
             scores = product(q[..., begin:end].mT, k[..., :end], head_dim**-0.5)
-            scores[..., begin:].add_(after[: end - begin, : end - begin])
+            scores[..., begin:].add_(hidden_from(end - begin, x.dtype))
             weights.append(torch._softmax(scores, -1, False))
             mixed = torch.bmm(v[..., :end], weights[-1].mT)
             y_by_head[..., begin:end] = mixed.view(sequences, heads, head_dim, -1)
@@ -152,13 +176,13 @@ class _Attend(Function):
         )
         _, sequences, heads, head_dim, length = by_head.shape
         split, positions = (heads, head_dim, sequences, length), sequences * length
-        q, k, v = by_head.flatten(1, 2)
+        q, k, v = by_head.flatten(1, 2).unbind()
         g_y = product(out_weight.t(), g, ctx.scale).view(split)
         g_out_weight = product(g, y.t(), ctx.scale)
 
         g_y = g_y.permute(2, 0, 1, 3).reshape(sequences * heads, head_dim, length)
         g_by_head = torch.empty_like(by_head)
-        g_q, g_k, g_v = g_by_head.flatten(1, 2)
+        g_q, g_k, g_v = g_by_head.flatten(1, 2).unbind()
         alpha = head_dim**-0.5
         for i, p in reversed(list(enumerate(weights))):  # the first that is seen meets all keys
             end = p.shape[-1]
@@ -175,15 +199,20 @@ class _Attend(Function):
                 g_k[..., :end] += product(q[..., part], g_s, alpha)
 
         g_by_position = g_by_head.permute(0, 2, 3, 1, 4)
-        g_qkv = n.new_empty(3, heads, head_dim, positions)
-        g_qkv[2].view(split).copy_(g_by_position[2])
-        turn_back(g_by_position[:2].flatten(3), cos, sin, out=g_qkv[:2])
-        g_qk = g_qkv[:2]
+        width = len(n)
+        g_qkv = n.new_empty(3 * width, positions)
+        g_qkv[2 * width :].view(split).copy_(g_by_position[2])
+        g_qk = g_qkv[: 2 * width]
+        turn_back(g_by_position[:2], cos, sin, out=g_qk.view(2, *split))
         along = g_qk * n_qk
-        g_gain = along.sum((1, 3)).unsqueeze(1)
-        g_qk.mul_(gain).addcmul_(n_qk, mean(along.mul_(gain)), value=-1.0).mul_(r_qk)
+        g_gain = along.view(2, heads, head_dim, positions).sum((1, 3)).unsqueeze(1)
+        rows = gain.expand(2, heads, head_dim, 1, 1).reshape(-1)  # of queries, then keys
+        along = (averaging(2 * heads, 2 * width, n.dtype) * rows) @ along
+        by_group = g_qk.view(2 * heads, head_dim, positions)
+        by_group.mul_(rows.view(2 * heads, head_dim, 1))
+        by_group.addcmul_(n_qk.view(by_group.shape), along.unsqueeze(1), value=-1.0)
+        by_group.mul_(r_qk.unsqueeze(1))
 
-        g_qkv = g_qkv.view(-1, positions)
         g_n = qkv_weight.t() @ g_qkv
         g_x = torch.addcmul(g, normalise_gradient(g_n, n, r), r)
         return g_x, g_qkv @ n.t(), g_gain, g_out_weight, None, None, None, None
@@ -226,9 +255,12 @@ class _Gate(Function):
 class _Head(Function):
     """(loss, log Z) of every position, with logits = factor * weight @ rms_norm(x).
 
-    With p = softmax(logits), log Z = max(logits) - log max(p), which cannot underflow; the loss is
-    log Z - logits[target]. d(log Z)/dlogits = p, so g_logits = p (g_loss + g_log_z) - g_loss at
-    the target.
+    With p = softmax(logits), the loss is -log p[target] and log Z = logits[target] + loss. Where a
+    p[target] is too small to be held, log Z = max(logits) - log max(p), which cannot underflow.
+
+    d(log Z)/dlogits = p and d(loss)/dlogits = p - 1[target], called excess, so that g_logits is
+    excess g_loss + p g_log_z. Where log Z has no gradient, the rows' g_loss are multiplied in
+    where there are `width` numbers a position, not `vocabulary`.
     """
 
     @staticmethod
@@ -239,19 +271,32 @@ class _Head(Function):
         logits = n.t() @ weight.t()
         chosen = targets.unsqueeze(1)
         p = torch._softmax(logits, -1, False)
-        log_z = logits.amax(1).sub_(p.amax(1).log_())
+        p_target, logit = p.gather(1, chosen), logits.gather(1, chosen).squeeze(1)
+        if float(p_target.amin()) > SMALLEST:
+            loss = p_target.squeeze(1).log().neg_()
+            log_z = logit + loss
+        else:
+            log_z = logits.amax(1).sub_(p.amax(1).log_())
+            loss = log_z - logit
+        excess = p.scatter_(1, chosen, p_target - 1.0)
         ctx.factor = factor
-        ctx.save_for_backward(weight, chosen, n, r, p)
-        return log_z - logits.gather(1, chosen).squeeze(1), log_z
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight, chosen, n, r, excess)
+        return loss, log_z
 
     @staticmethod
-    def backward(ctx: Any, g_loss: Tensor, g_log_z: Tensor) -> tuple[Tensor | None, ...]:
-        weight, chosen, n, r, p = ctx.saved_tensors
-        g_logits = p * (g_loss + g_log_z).unsqueeze(1)
-        g_logits.scatter_add_(1, chosen, g_loss.neg().unsqueeze(1))
-        g_n = weight.t() @ g_logits.t()
-        g_weight = g_logits.t() @ n.t()
-        g_x = normalise_gradient(g_n, n, r, ctx.factor).mul_(r)
+    def backward(
+        ctx: Any, g_loss: Tensor | None, g_log_z: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        weight, chosen, n, r, excess = ctx.saved_tensors
+        g = torch.zeros_like(r[0]) if g_loss is None else g_loss
+        if g_log_z is not None:
+            excess = excess * (g + g_log_z).unsqueeze(1)
+            excess.scatter_add_(1, chosen, g_log_z.unsqueeze(1))
+            g = torch.ones_like(g)
+        g_n = weight.t() @ excess.t()
+        g_weight = excess.t() @ (n * g).t()
+        g_x = normalise_gradient(g_n, n, r, ctx.factor).mul_(r * g)
         return g_x, g_weight, None, None
 
 
@@ -278,7 +323,7 @@ def attend(
     length: int,
     scale: float,
 ) -> Tensor:
-    """`gain` (2, 1, head_dim) must not be None, see `suits`; cos, sin (head_dim / 2, positions)."""
+    """`gain` (2, 1, head_dim) must not be None, see `suits`; cos, sin (head_dim / 2, length)."""
     out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
         x, qkv_weight, gain, out_weight, cos, sin, length, scale
     )

@@ -169,7 +169,7 @@ class Transformer(nn.Module):
         length = ids.shape[1]
         weight = self.embedding.weight if self.head is None else self.head.weight
         if self.fuse:
-            cos, sin = (table[:length].t().repeat(1, len(ids)) for table in (self.cos, self.sin))
+            cos, sin = (table[:length].t().contiguous() for table in (self.cos, self.sin))
             x = fused.embed(self.embedding.weight, ids.flatten())
         else:
             # an axis for (queries, keys) and one for the heads between position and head dimension

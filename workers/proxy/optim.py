@@ -187,10 +187,10 @@ class Optimizer:
             parts = torch.stack((norm.square(), bad))
             dist.all_reduce(parts)
             norm, bad = parts[0].sqrt(), parts[1]
-        if self.config.clip > 0:
+        # a CPU may look: a factor of 1 changes nothing
+        if self.config.clip > 0 and (norm.is_cuda or not float(norm) + 1e-6 <= self.config.clip):
             factor = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-            if factor.is_cuda or not factor >= 1.0:  # a CPU may look, and 1 changes nothing
-                torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor)
         for group, members in zip(self.muon, self._shapes, strict=True):
             pieces = [w.grad.chunk(n)[i] for w, n, i in members if w.grad is not None]
             group.step(pieces, lr)
@@ -223,7 +223,7 @@ def count_nonfinite(tensors: list[Tensor], norm: Tensor) -> Tensor:
     On a CPU it costs nothing to look at the norm first. On a GPU looking would wait, so all are
     laid end to end and counted: a pass over the gradients, when activations are gone already.
     """
-    if not norm.is_cuda and norm.isfinite():
+    if not norm.is_cuda and math.isfinite(float(norm)):
         return torch.zeros_like(norm)
     every = torch.cat([tensor.flatten() for tensor in tensors])
     return every.numel() - every.isfinite().sum(dtype=norm.dtype)

@@ -22,13 +22,14 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def tables() -> list[Tensor]:
-    return [each.double().t().repeat(1, SEQUENCES) for each in rotary_table(LENGTH, HEAD_DIM)]
+    return [each.double().t() for each in rotary_table(LENGTH, HEAD_DIM)]
 
 
 X = drawn(WIDTH, SEQUENCES * LENGTH, seed=1)
 TARGETS = torch.tensor([1, 0, 2, 6, 6, 3, 3, 5, 4, 1])
 PARTS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "embed": (lambda table: fused.embed(table, TARGETS), (drawn(7, WIDTH),)),
+    "embed_of_many": (lambda table: fused.embed(table, TARGETS), (drawn(12, WIDTH),)),
     "attend": (
         lambda *given: fused.attend(*given, *tables(), LENGTH, 0.7),
         (X, drawn(3 * WIDTH, WIDTH), drawn(2, 1, HEAD_DIM), drawn(WIDTH, WIDTH)),
@@ -38,6 +39,8 @@ PARTS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         (X, drawn(12, WIDTH), drawn(WIDTH, 6)),
     ),
     "head": (lambda *given: fused.head(*given, TARGETS, 0.7), (X, drawn(7, WIDTH))),
+    "head_loss": (lambda *given: fused.head(*given, TARGETS, 0.7)[0], (X, drawn(7, WIDTH))),
+    "head_log_z": (lambda *given: fused.head(*given, TARGETS, 0.7)[1], (X, drawn(7, WIDTH))),
 }
 
 
@@ -78,6 +81,15 @@ def test_the_model_is_the_plain_one(length: int, tied: bool, base_layers: int) -
     for name, expected in plain.items():
         apart = (ours[name] - expected).norm() / expected.norm()
         assert float(apart.detach()) < 2e-6, name
+
+
+def test_a_target_of_vanishing_probability_has_a_loss() -> None:
+    """exp(-300) is no float32; the loss and the normaliser are exact all the same."""
+    x = torch.ones(4, 2)
+    weight = torch.tensor([[75.0], [0.0]]).repeat(1, 4)
+    losses, log_z = fused.head(x, weight, torch.tensor([1, 0]), 1.0)
+    assert losses.tolist() == pytest.approx([300.0, 0.0], abs=1e-3)
+    assert log_z.tolist() == pytest.approx([300.0, 300.0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
