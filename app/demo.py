@@ -80,8 +80,9 @@ def main(settings: Settings, *, ci: bool = False, seed: int | None = None) -> in
     console = Console(stderr=False)
     demo = Demo.read(seed)
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is closed; not nohup
-        signal.signal(signal.SIGHUP, _interrupt)
+    hangup = getattr(signal, "SIGHUP", None)  # the terminal is closed; Windows has none
+    if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(hangup, _interrupt)
     with contextlib.ExitStack() as stack:
         try:
             client, processes = start(settings, stack, console)
@@ -141,10 +142,15 @@ class Process:
         return self.popen.poll() is not None
 
     def listens(self, port: int) -> bool:
-        """Whether it is this process, and nobody else's, that takes connections there."""
+        """Whether it is this process, and nobody else's, that takes connections there.
+
+        Where the system does not let us look, it is believed to be.
+        """
         try:
             found = psutil.Process(self.popen.pid).net_connections("tcp")
-        except psutil.Error:
+        except psutil.AccessDenied:
+            return True
+        except psutil.NoSuchProcess:
             return False
         return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in found)
 
