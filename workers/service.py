@@ -24,8 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from app.settings import Settings
 from app.storage.engine import KEEPALIVE
 from app.storage.listen import dsn
-from app.storage.queue import depth
-from app.storage.reaping import open_among, running
+from app.storage.reaping import left_to_do
 from workers.attempt import Station
 from workers.reaper import Reaper
 from workers.tasks import JOBS_QUEUE, TRAIN_QUEUE, app
@@ -124,8 +123,14 @@ def make_pool(url: str, name: str) -> AsyncConnectionPool[psycopg.AsyncConnectio
         timeout=3.0,
         reconnect_timeout=0.5,
         check=AsyncConnectionPool.check_connection,
+        configure=_commit_each_statement,
         kwargs={"application_name": name, **KEEPALIVE},
     )
+
+
+async def _commit_each_statement(connection: psycopg.AsyncConnection) -> None:
+    """A worker that froze between a statement and its commit would keep what it has fetched."""
+    await connection.set_autocommit(True)
 
 
 async def serve(
@@ -186,9 +191,10 @@ async def serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        side = [asyncio.create_task(reap_for_ever(station.engine, settings))] if reap else []
+        reaper = Reaper(station.engine, settings)
+        side = [asyncio.create_task(reap_for_ever(reaper, settings.reaper_seconds))] if reap else []
         if drain:
-            side.append(asyncio.create_task(_stop_when_drained(station, queues, workers)))
+            side.append(asyncio.create_task(_stop_when_drained(station, queues, workers, reaper)))
         log.info("worker started", slots=counts, queues=list(queues), gpus=station.gpus is not None)
         try:
             await asyncio.gather(*(_run(worker, ended) for worker in workers))
@@ -217,46 +223,44 @@ async def _run(worker: SturdyWorker, ended: asyncio.Event) -> None:
 
 
 async def _stop_when_drained(
-    station: Station, queues: Sequence[str], workers: Sequence[SturdyWorker]
+    station: Station, queues: Sequence[str], workers: Sequence[SturdyWorker], reaper: Reaper
 ) -> None:
     """Stop once no delivery is open and no run is being trained: then nothing can bring new ones.
 
     A run without a delivery is one whose worker died and whose lease still runs: it comes back.
-    Runs that want more GPUs than this worker has for one are not waited for.
+    Runs that want more GPUs than this worker has for one are not waited for. The reaper looks last,
+    for what ended runs leave to it: runs that wait for a parent which has ended without them.
     """
 
-    def left_to_do() -> int:
+    def left() -> int:
         with station.engine.connect() as connection:
-            deliveries = sum(
-                count
-                for (queue, status), count in depth(connection).items()
-                if queue in queues and status in ("todo", "doing")
-            )
-            if TRAIN_QUEUE not in queues:
-                return deliveries
-            others = open_among(connection, station.too_large) if station.too_large else 0
-            return deliveries + running(connection) - others
+            return left_to_do(connection, queues, frozenset(station.too_large))
 
     while True:
         await asyncio.sleep(DRAIN_LOOK_SECONDS)
         try:
-            left = await asyncio.to_thread(left_to_do)
+            if await asyncio.to_thread(left):
+                continue
+            await asyncio.to_thread(reaper.tick)
+            if await asyncio.to_thread(left):
+                continue
         except DBAPIError:
             continue
-        if not left:
-            for worker in workers:
-                worker.stop()  # type: ignore[no-untyped-call]
-            return
+        for worker in workers:
+            worker.stop()  # type: ignore[no-untyped-call]
+        return
 
 
-async def reap_for_ever(engine: Engine, settings: Settings) -> None:
-    """One pass every `reaper_seconds`, in a thread that nothing else uses."""
-    reaper = Reaper(engine, settings)
+async def reap_for_ever(reaper: Reaper, seconds: float) -> None:
+    """One pass every so many seconds, in a thread that nothing else uses."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="reaper") as thread:
         while True:
             await loop.run_in_executor(thread, reaper.tick)
-            await asyncio.sleep(settings.reaper_seconds)
+            until = time.monotonic() + seconds
+            while (wait := until - time.monotonic()) > 0:
+                await asyncio.sleep(min(wait, reaper.look_seconds))
+                reaper.awake()
 
 
 def reap_only(engine: Engine, settings: Settings, stopping: threading.Event) -> None:
@@ -264,7 +268,10 @@ def reap_only(engine: Engine, settings: Settings, stopping: threading.Event) -> 
     reaper = Reaper(engine, settings)
     while not stopping.is_set():
         reaper.tick()
-        stopping.wait(settings.reaper_seconds)
+        until = time.monotonic() + settings.reaper_seconds
+        while (wait := until - time.monotonic()) > 0 and not stopping.is_set():
+            stopping.wait(min(wait, reaper.look_seconds))
+            reaper.awake()
 
 
 def worker_name() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, text
 
-from app.storage.queue import TRAIN_TASK
+from app.storage.queue import TRAIN_QUEUE, TRAIN_TASK
 
 REAPER_LOCK = 7_305_808_868_946_310_514  # any constant: "reaper" to Postgres
 
@@ -18,6 +18,42 @@ def alone(connection: Connection) -> bool:
     return bool(
         connection.scalar(text("select pg_try_advisory_xact_lock(:key)"), {"key": REAPER_LOCK})
     )
+
+
+def end_stalled_transactions(connection: Connection, timeout_seconds: float) -> int:
+    """End the sessions of workers that froze inside a transaction; how many there were.
+
+    A worker that is stopped, or whose machine is gone, between two statements keeps its locks: the
+    row of a run whose lease ran out, which `expire` then passes over, or the right to reap, which
+    nobody else has meanwhile. Postgres itself would wait for it for hours. Ended are sessions of
+    our own user that hold one of these two and have not been heard from for `timeout_seconds`,
+    also in the middle of a COPY, where `idle_in_transaction_session_timeout` does not look. What
+    they had written is rolled back; a worker that wakes up writes it again, fenced.
+    """
+    statement = """
+        with stalled as materialized (
+            select pid, backend_xid from pg_stat_activity
+            where datname = current_database() and usename = current_user
+                and wait_event = 'ClientRead' and pid <> pg_backend_pid()
+                and xact_start < clock_timestamp()
+                    - cast(:timeout as float8) * interval '1 second'
+                and state_change < clock_timestamp()
+                    - cast(:timeout as float8) * interval '1 second'
+        )
+        select count(pg_terminate_backend(pid)) from stalled
+        where exists (
+            select from runs where runs.status = 'running' and runs.xmax = stalled.backend_xid
+                and runs.heartbeat_at < clock_timestamp()
+                    - cast(:timeout as float8) * interval '1 second'
+        ) or exists (
+            select from pg_locks held where held.pid = stalled.pid and held.granted
+                and held.locktype = 'advisory' and held.objsubid = 1
+                and held.classid = cast(:key >> 32 as oid)
+                and held.objid = cast(:key & 4294967295 as oid)
+        )
+    """
+    parameters = {"timeout": timeout_seconds, "key": REAPER_LOCK}
+    return int(connection.scalar(text(statement), parameters) or 0)
 
 
 def server_age_seconds(connection: Connection) -> float:
@@ -52,19 +88,31 @@ def redeliver(connection: Connection, timeout_seconds: float) -> int:
     return int(connection.scalar(text(statement), {"timeout": timeout_seconds}) or 0)
 
 
-def running(connection: Connection) -> int:
-    """How many runs are held by a worker, dead or alive."""
-    return int(connection.scalar(text("select count(*) from runs where status = 'running'")) or 0)
+def left_to_do(
+    connection: Connection, queues: Collection[str], besides: Collection[int] = ()
+) -> int:
+    """Open deliveries in these queues, and runs that a worker holds, dead or alive.
 
-
-def open_among(connection: Connection, run_ids: Collection[int]) -> int:
-    """How many of these runs are held by a worker, and how many open deliveries name them."""
-    statement = """
-        select (select count(*) from runs where id = any(:ids) and status = 'running')
-            + (select count(*) from procrastinate_jobs where task_name = :task
-                and status in ('todo', 'doing') and cast(args ->> 'run_id' as bigint) = any(:ids))
+    Without the runs `besides`, and their deliveries. In one statement, hence one snapshot: of a run
+    that a dead worker held and that is delivered again meanwhile, one of the two is seen.
     """
-    parameters = {"ids": sorted(run_ids), "task": TRAIN_TASK}
+    statement = """
+        select (
+            select count(*) from procrastinate_jobs
+            where queue_name = any(:queues) and status in ('todo', 'doing') and not (
+                task_name = :task and cast(args ->> 'run_id' as bigint) = any(:besides)
+            )
+        ) + (
+            select count(*) from runs where status = 'running' and id <> all(:besides)
+                and cast(:train as text) = any(:queues)
+        )
+    """
+    parameters = {
+        "queues": list(queues),
+        "besides": sorted(besides),
+        "task": TRAIN_TASK,
+        "train": TRAIN_QUEUE,
+    }
     return int(connection.scalar(text(statement), parameters) or 0)
 
 

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ from app.storage.checkpoints import Checkpoint
 from app.storage.runs import Run
 from tests import slurm_cluster
 from tests.slurm_cluster import CPUS, Cluster
-from tests.workers.lab import HASTE, HOME, Lab, points_of, train_alone
+from tests.workers.lab import HASTE, HOME, Lab, log_lines, points_of, train_alone
 
 pytestmark = [
     pytest.mark.slow,
@@ -111,14 +112,9 @@ class Array:
 
     def logs(self) -> dict[str, list[dict]]:
         """What each task's worker said, by the task's number."""
-        return {
-            path.stem.rpartition("_")[2]: [
-                json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")
-            ]
-            for path in self.folder.glob("*.log")
-        }
+        return {path.stem.rpartition("_")[2]: log_lines(path) for path in self.folder.glob("*.log")}
 
-    def ready(self, workers: int, seconds: float = 90) -> None:
+    def ready(self, workers: int, seconds: float = 180) -> None:
         def started() -> int:
             return sum(any(x["event"] == "worker started" for x in log) for log in logs())
 
@@ -138,14 +134,26 @@ class Array:
         ]
         return f"{self.id}_{task}"
 
+    def resumed_at(self, run_id: int) -> datetime | None:
+        """When a worker started the second trainer of the run, by that worker's own log."""
+        ours = {"event": "run started", "run_id": run_id, "attempt": 2}
+        for log in self.logs().values():
+            for line in log:
+                if ours.items() <= line.items():
+                    return datetime.fromisoformat(line["timestamp"])
+        return None
+
     def requeued(self, restarts: int) -> None:
-        """Wait until the only task is queued again, and until it runs again."""
+        """Wait until the only task has been queued again, and until it runs again."""
         job = f"{self.id}_1"
-        self.wait(lambda: self.cluster.states(self.id) == {job: "PENDING"}, 60, "the requeue")
-        assert f"Restarts={restarts} " in self.cluster.run("scontrol", "show", "job", job)
+
+        def restarted() -> bool:
+            return f"Restarts={restarts} " in self.cluster.run("scontrol", "show", "job", job)
+
+        self.wait(restarted, 120, "the requeue")
         # it waits until slurmd has forgotten the credential: cred_expire of slurm.conf
         self.wait(
-            lambda: self.cluster.states(self.id) == {job: "RUNNING"}, 60, "the task to come again"
+            lambda: self.cluster.states(self.id) == {job: "RUNNING"}, 120, "the task to come again"
         )
 
     def processes(self) -> list[psutil.Process]:
@@ -178,21 +186,24 @@ def test_an_array_drains_a_sweep_and_two_of_its_jobs_are_killed(slurm, lab, swee
     assert (trunk.kind, branch.kind, branch.status) == ("trunk", "branch", "planned")
     steps = trunk.steps
     assert steps is not None and steps == len(undisturbed)
+    lab.hold(150)  # that they train still when everybody is there
     begun = [trunk.id, lab.submit("the trunk again", trunk.config)]
     array = Array(slurm, lab, "--array", str(CPUS))
     array.ready(CPUS)
     before = {run_id: lab.wait(run_id, lambda run: run.step >= 150) for run_id in begun}
     tasks = {run_id: array.task_of(run) for run_id, run in before.items()}
-    killed, resumed = {}, {}
+    killed = {}
     for run_id, how in zip(begun, ("--batch", "--full"), strict=True):
+        killed[run_id] = datetime.now(UTC)
         slurm.run("scancel", "--signal=KILL", how, tasks[run_id])
-        killed[run_id] = time.monotonic()
-    for run_id in reversed(begun):
-        run = lab.wait(run_id, lambda run: run.attempt == 2 and run.message == "", 60)
-        resumed[run_id] = time.monotonic() - killed[run_id]
+    for run_id in begun:
+        run = lab.wait(run_id, lambda run: run.attempt == 2 and run.message == "")
         assert run.status == "running" and array.task_of(run) not in tasks.values()
-    print("resumed elsewhere after", *(f"{resumed[run_id]:.1f} s" for run_id in begun))
-    assert max(resumed.values()) < 20
+        array.wait(lambda run_id=run_id: array.resumed_at(run_id), 60, "it to be started")
+    resumed = [(array.resumed_at(run_id) - killed[run_id]).total_seconds() for run_id in begun]
+    print("resumed elsewhere after", *(f"{seconds:.1f} s" for seconds in resumed))
+    assert max(resumed) < 20
+    lab.release()
     ended = [lab.wait_ended(run_id) for run_id in (*begun, branch.id)]
     assert [run.status for run in ended] == ["finished"] * 3
     assert [run.attempt for run in ended] == [2, 2, 1]
@@ -207,32 +218,32 @@ def test_an_array_drains_a_sweep_and_two_of_its_jobs_are_killed(slurm, lab, swee
     everything = array.script + array.said + logs
     assert SECRET not in everything
     assert lab.env["DATABASE_URL"] not in everything
-    assert array.processes() == []
+    array.wait(lambda: not array.processes(), 60, "its last process to leave")
 
 
 def test_at_the_time_limit_and_at_a_preemption_run_and_worker_come_again(
     slurm, lab, sweep, undisturbed
 ):
     """Given back twice: by the script's own request, and by Slurm's. Not a step is lost."""
+    lab.hold(150)  # what is started again prints the points of a step or two, and waits too
     run_id = lab.submit("preempted", sweep[0].config)
     array = Array(slurm, lab, "--array", "1", "--partition", "low")
     job = f"{array.id}_1"
     lab.wait(run_id, lambda run: run.step >= 150)
     # what --signal=B:TERM@60 does a minute before the time limit
     slurm.run("scancel", "--signal=TERM", "--batch", job)
-    first = given_back(lab, run_id)
+    first = given_back(lab, array, run_id, 1)
     array.requeued(restarts=1)
-    run = lab.wait(run_id, lambda run: run.step > first.step, 60)
+    run = lab.wait(run_id, lambda run: run.step > first.step)
     assert (run.status, run.attempt) == ("running", 2)
     # a job that needs the whole node, in a partition that may take it away from the other
     slurm.run(
         "sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap", "sleep 1"
     )
-    asked = time.monotonic()
-    second = given_back(lab, run_id)
-    print(f"given back {time.monotonic() - asked:.1f} s after the other job was submitted")
+    second = given_back(lab, array, run_id, 2)
     assert first.step < second.step < len(undisturbed)
     array.requeued(restarts=2)
+    lab.release()
     run = lab.wait_ended(run_id)
     assert (run.status, run.attempt, run.failures) == ("finished", 3, 0)
     lines = array.logs()["1"]  # one file for all times
@@ -243,11 +254,21 @@ def test_at_the_time_limit_and_at_a_preemption_run_and_worker_come_again(
     array.wait(lambda: not array.cluster.states(array.id), 60, "the worker to leave")
 
 
-def given_back(lab: Lab, run_id: int) -> Checkpoint:
+def given_back(lab: Lab, array: Array, run_id: int, attempt: int) -> Checkpoint:
     """The checkpoint that the run was given back with: of the very step that it had come to."""
-    run = lab.wait(run_id, lambda run: run.status == "queued", 60)
-    assert (run.message, run.failures) == ("stopped with its worker", 0)
+
+    def closed() -> list[dict]:
+        ours = {"event": "run closed", "run_id": run_id, "attempt": attempt}
+        return [line for line in array.logs().get("1", []) if ours.items() <= line.items()]
+
+    array.wait(closed, 180, "the run to be given back")
+    ((status, message),) = {(line["status"], line["message"]) for line in closed()}
+    assert (status, message) == ("queued", "stopped with its worker")
+    assert lab.run(run_id).failures == 0
     with lab.engine.connect() as connection:
         left = checkpoints.latest(connection, run_id)
-    assert left is not None and left.step == run.step
+    # its successor, if there is one already, has got no further than to its first points
+    statement = "select max(step) from curve_points where run_id = :id and attempt = :attempt"
+    ((last,),) = lab.rows(statement, id=run_id, attempt=attempt)
+    assert left is not None and left.step == last
     return left

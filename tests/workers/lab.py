@@ -1,5 +1,6 @@
 """Real workers on a real database with a real trainer, and the means to hurt them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ from app.storage import queue, runs
 from app.storage.runs import NewRun, Run
 
 HOME = Path(__file__).resolve().parents[2]
+HELD = Path(__file__).resolve().parent / "held"  # its sitecustomize.py holds trainers
+MARK = "LAB_OF_TESTS"  # in the environment of whatever the tests of this process start
 STEPS = 400
 # A tenth of the defaults' patience, so that a death is noticed in a second or two.
 HASTE = {
@@ -70,6 +73,16 @@ def points_of(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, float, floa
     return [tuple(point) for batch in points for point in batch]  # type: ignore[misc]
 
 
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a worker's log; one that is still being written, or that was torn, is none."""
+    lines = []
+    for line in path.read_text(errors="replace").splitlines():
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+    return lines
+
+
 class WorkerProcess:
     """`python -m workers`, its log, and its trainers."""
 
@@ -88,8 +101,7 @@ class WorkerProcess:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        lines = self._log_path.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return log_lines(self._log_path)
 
     @property
     def said(self) -> str:
@@ -98,19 +110,25 @@ class WorkerProcess:
     @property
     def trainers(self) -> list[psutil.Process]:
         """What it has started and still lives."""
-        try:
-            children = psutil.Process(self.pid).children(recursive=True)
-            return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-        except psutil.NoSuchProcess:
-            return []
+        living = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.status() != psutil.STATUS_ZOMBIE:
+                        living.append(child)
+        return living
 
-    def ready(self, seconds: float = 60) -> "WorkerProcess":
+    def ready(self, seconds: float = 180) -> "WorkerProcess":
         """Once it has started; so that what follows is not measured with it."""
-        deadline = time.monotonic() + seconds
-        while not any(line["event"] == "worker started" for line in self.log):
-            assert time.monotonic() < deadline and self.alive
-            time.sleep(0.05)
+        self.wait_said(lambda line: line["event"] == "worker started", seconds)
         return self
+
+    def wait_said(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
+        """Until a line of its log is as wanted."""
+        deadline = time.monotonic() + seconds
+        while not any(map(wanted, self.log)):
+            assert time.monotonic() < deadline and self.alive, self.said[-3000:]
+            time.sleep(0.05)
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)
@@ -125,7 +143,8 @@ class WorkerProcess:
     def end(self) -> None:
         """Leave nothing behind."""
         for trainer in self.trainers:
-            trainer.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                trainer.kill()
         if self.alive:
             self._process.kill()
         self._process.wait()
@@ -175,6 +194,9 @@ class Lab:
             "DATABASE_URL": url,
             "SCALEWRIGHT_DATA_DIR": str(settings.data_dir),
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(HELD), os.environ.get("PYTHONPATH", "")]),
+            "LAB_HOLD": str(folder / "hold"),
+            MARK: str(os.getpid()),
         }
         self.project_id = self._project()
 
@@ -188,6 +210,18 @@ class Lab:
                     )
                 )
             )
+
+    def hold(self, step: int) -> None:
+        """Have every trainer wait once it has printed the points of this step, or of a later one.
+
+        That it trains still when something is done to it; a trainer that is asked to stop goes on.
+        """
+        fresh = self.folder / "hold.new"
+        fresh.write_text(str(step))
+        fresh.replace(self.folder / "hold")
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink(missing_ok=True)
 
     def submit(self, name: str, configuration: Mapping[str, Any], **columns: Any) -> int:
         """A queued run and its delivery."""

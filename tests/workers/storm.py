@@ -182,9 +182,12 @@ class Site:
             return [psutil.Process(worker.pid) for worker in self._workers]
         return [trainer for worker in self._workers for trainer in worker.trainers]
 
-    def strike(self, victim: str, chance: random.Random) -> None:
-        """Kill one of the kind, of which there must be one."""
-        chosen = chance.choice(self.of_kind(victim))
+    def strike(self, victim: str, chance: random.Random) -> bool:
+        """Kill one of the kind; False if there is none just now: a trainer may have finished."""
+        there = self.of_kind(victim)
+        if not there:
+            return False
+        chosen = chance.choice(there)
         with contextlib.suppress(psutil.NoSuchProcess):  # a trainer may just have finished
             chosen.kill()
         if victim == "postgres":
@@ -195,6 +198,7 @@ class Site:
             (dead,) = [worker for worker in self._workers if worker.pid == chosen.pid]
             dead.wait()
             self._workers.remove(dead)
+        return True
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -332,12 +336,11 @@ def train(
         with site.held():  # else a sweep of seconds were over when the server is up again
             read_again()
         time.sleep(chance.uniform(0, 0.3))
-        while True:
+        while site.strike(left[0][1], chance):
             struck.append(left.pop(0)[1])
-            site.strike(struck[-1], chance)
-            if not left or left[0][0] > 0 or not site.of_kind(left[0][1]):
+            at = state.points + left[0][0] if left else 0
+            if not left or left[0][0] > 0:
                 break
-        at = state.points + left[0][0] if left else 0
     read_again()
     print(*struck)
 

@@ -63,9 +63,11 @@ def test_the_api_is_killed_and_runs_go_on(lab, undisturbed):
         made = client.post("/v1/runs", json=body, headers=once)
         assert made.status_code == 201, made.text
         run_id = made.json()["id"]
+        lab.hold(STEPS // 4)
         with lab.worker("--concurrency", "1", "--drain") as worker:
             lab.wait(run_id, lambda run: run.step >= STEPS // 4)
             process.end()
+            lab.release()
             assert worker.wait(180) == 0
     with api(lab, port) as (client, _):
         again = client.post("/v1/runs", json=body, headers=once)
@@ -91,6 +93,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_no_run(lab, undisturbed, small_disk):
     """Resume checkpoints are left out while it is full; the final one is tried again."""
     lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(small_disk)
+    lab.hold(STEPS // 4)
     run_id = lab.submit("disk full", config(lab.corpus))
     with lab.worker("--concurrency", "1", "--drain") as worker:
         lab.wait(run_id, lambda run: run.step >= STEPS // 4)
@@ -98,6 +101,7 @@ def test_a_full_disk_stops_no_run(lab, undisturbed, small_disk):
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
+        lab.release()
         run = lab.wait(run_id, lambda run: run.failures > 0 and run.message != "")
         assert "No space left on device" in run.message
         assert run.step == STEPS  # it trained to its end without a place for checkpoints
@@ -188,19 +192,24 @@ def test_clocks_jump(clocks, corpus, tmp_path, undisturbed, monkeypatch):
     settings = Settings(data_dir=tmp_path, database_url=url)
     lab = Lab(make_engine(settings), settings, corpus, tmp_path)
     lab.env |= of_worker.env
+    lab.hold(50)  # at each jump it is in the middle of its training
     run_id = lab.submit("clocks jump", config(corpus))
     hour = 3600
     with lab.worker("--concurrency", "1", "--drain") as worker:
         before = lab.rows("select clock_timestamp()")[0][0]
         lab.wait(run_id, lambda run: run.step >= 50)
         of_worker.set(hour)
+        lab.hold(100)
         lab.wait(run_id, lambda run: run.step >= 100)
         of_worker.set(-hour)
+        lab.hold(150)
         lab.wait(run_id, lambda run: run.step >= 150)
         of_postgres.set(hour)  # every lease is an hour old
         assert (lab.rows("select clock_timestamp()")[0][0] - before).total_seconds() > hour
+        lab.hold(250)
         lab.wait(run_id, lambda run: run.step >= 250)
         of_postgres.set(-hour)  # and the newest is from the future
+        lab.release()
         assert worker.wait(180) == 0
     assert lab.run(run_id).status == "finished"
     assert lab.curve(run_id) == undisturbed

@@ -9,10 +9,12 @@ import signal
 
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from tests.workers.lab import STEPS, config
 from workers.__main__ import TooFewGPUs, slots_of
 from workers.attempt import Unstartable, count
+from workers.proxy.launch import first_cause
 
 FOUR = ["0", "1", "2", "3"]
 
@@ -95,6 +97,17 @@ def test_a_large_run_has_several_gpus_and_too_large_a_one_is_left_to_others(lab)
     assert lab.rows("select status::text from procrastinate_jobs") == [("todo",)]
 
 
+def test_of_processes_that_failed_together_the_killed_one_is_named():
+    """torchrun knows when a process failed to a second only."""
+    failed = {rank: ProcessFailure(rank, 1, code, "") for rank, code in enumerate((1, -9, -15))}
+    for failure in failed.values():
+        failure.timestamp = 1000
+    assert first_cause(ChildFailedError("train", failed))[0] == 1
+    del failed[1]
+    failed[2].timestamp = 1001
+    assert first_cause(ChildFailedError("train", failed))[0] == 0
+
+
 @pytest.mark.faults
 def test_one_of_two_processes_is_killed_and_the_run_goes_on(lab, undisturbed):
     steps = 300  # until `undisturbed` cools down
@@ -105,12 +118,15 @@ def test_one_of_two_processes_is_killed_and_the_run_goes_on(lab, undisturbed):
         checkpoint={"every_steps": 25, "keep": 2},
         processes=2,
     )
+    lab.hold(50)
     run_id = lab.submit("two processes", together)
     with lab.worker("--concurrency", "1", "--drain") as worker:
-        lab.wait(run_id, lambda run: run.step >= 25)
+        lab.wait(run_id, lambda run: run.step >= 50)
         ranks = {each.environ().get("RANK"): each for each in worker.trainers}
         assert set(ranks) == {None, "0", "1"}  # the launcher, and what it has launched
         ranks["1"].kill()
+        ranks["1"].wait(60)  # torchrun has heard of it before the other process finds out
+        lab.release()
         _, alive = psutil.wait_procs(ranks.values(), timeout=60)
         assert not alive
         assert worker.wait(180) == 0

@@ -1,16 +1,22 @@
 """What dead workers leave behind is taken back, and what only looks dead is left alone."""
 
+import contextlib
+import json
+import queue as queues
+import threading
 import time
 
+import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 
 from app.storage import projects, queue, reaping, recording, runs
+from app.storage.engine import make_engine
 from app.storage.runs import NewRun
+from workers.lifecycle import ContactLost, LeaseLost
 from workers.reaper import Reaper
-
-# The test server may be younger than the default timeout of 6 s.
-TIMEOUT = {"worker_timeout_seconds": 1.0, "worker_heartbeat_seconds": 0.5, "reaper_seconds": 0.2}
+from workers.recorder import Recorder
 
 
 @pytest.fixture
@@ -19,14 +25,19 @@ def project(engine):
         connection.execute(text("delete from procrastinate_jobs"))
         connection.execute(text("delete from procrastinate_workers"))
         connection.execute(text("delete from projects"))
-        while reaping.server_age_seconds(connection) < 1.2:
-            time.sleep(0.1)
         return projects.create(connection, "p").id
 
 
 @pytest.fixture
-def reaper(engine, settings):
-    return Reaper(engine, settings.model_copy(update=TIMEOUT))
+def old_server(monkeypatch):
+    """The server of the tests has just been started, which is a test of its own."""
+    monkeypatch.setattr(reaping, "server_age_seconds", lambda connection: 1e9)
+
+
+@pytest.fixture
+def reaper(engine, settings, old_server):
+    """Patient enough that a living worker stays one, however slow this machine is."""
+    return Reaper(engine, settings.model_copy(update={"worker_timeout_seconds": 60.0}))
 
 
 def run_of(engine, project, name="r", *, deferred=True, **columns):
@@ -176,26 +187,163 @@ def test_only_one_reaps_at_a_time(engine, project, reaper):
     assert reaper.tick()
 
 
-def test_nobody_is_dead_just_after_an_outage(engine, project, reaper, settings, monkeypatch):
+def test_nobody_is_dead_when_the_server_has_just_been_started(engine, project, settings):
+    run_id = run_of(engine, project)
+    claim(engine, run_id, 1e9)
+    young = settings.model_copy(update={"worker_timeout_seconds": 5e8})
+    assert not Reaper(engine, young).tick().expired
+    assert status(engine, run_id) == "running"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The reaper's clock, which moves when it is told to."""
+    times = [1000.0]
+    monkeypatch.setattr("workers.reaper.monotonic", lambda: times[-1])
+    return times
+
+
+def test_nobody_is_dead_just_after_an_outage(engine, project, reaper, monkeypatch, clock):
     run_id = run_of(engine, project)
     claim(engine, run_id, 100)
-    young = settings.model_copy(update={"worker_timeout_seconds": 1e6})
-    assert not Reaper(engine, young).tick().expired  # the server is younger than the timeout
-    now = time.monotonic()
-    monkeypatch.setattr("workers.reaper.time.monotonic", lambda: now)
-    reaper._patient_until = now + 0.5  # as after an attempt that found no database
+    with monkeypatch.context() as away:
+        away.setattr(reaping, "alone", no_contact)
+        assert not reaper.tick()
+    clock.append(clock[-1] + 20)
+    assert not reaper.tick().expired
+    clock.append(clock[-1] + 20)
     assert not reaper.tick().expired
     assert status(engine, run_id) == "running"
-    monkeypatch.setattr("workers.reaper.time.monotonic", lambda: now + 0.5)
+    clock.append(clock[-1] + 20)
     assert reaper.tick().expired == (run_id,)
 
 
-def test_nobody_is_dead_just_after_this_machine_slept(engine, project, reaper, monkeypatch):
-    reaper.tick()
+def no_contact(connection):
+    raise DBAPIError("select", None, Exception("away"))
+
+
+def test_nobody_is_dead_just_after_this_machine_slept(engine, project, reaper, clock):
+    """Nor if it slept in the middle of the wait for the next pass, and not for long."""
     run_id = run_of(engine, project)
     claim(engine, run_id, 100)
-    now = time.monotonic() + 60
-    monkeypatch.setattr("workers.reaper.time.monotonic", lambda: now)
+    reaper.awake()
+    clock.append(clock[-1] + 31)
+    reaper.awake()
     assert not reaper.tick().expired
-    monkeypatch.setattr("workers.reaper.time.monotonic", lambda: now + 1.1)
+    for _ in range(2):
+        clock.append(clock[-1] + 29)
+        reaper.awake()
+    assert not reaper.tick().expired
+    clock.append(clock[-1] + 2)
     assert reaper.tick().expired == (run_id,)
+
+
+def test_nobody_is_dead_when_the_database_was_slow_to_answer(
+    engine, project, reaper, monkeypatch, clock
+):
+    run_id = run_of(engine, project)
+    claim(engine, run_id, 100)
+
+    def slow(connection):
+        clock.append(clock[-1] + 31)
+        return 1e9
+
+    with monkeypatch.context() as away:
+        away.setattr(reaping, "server_age_seconds", slow)
+        assert not reaper.tick().expired
+    assert status(engine, run_id) == "running"
+
+
+# --- a worker that froze inside a transaction, and with it its locks ------------------------------
+
+
+@pytest.fixture
+def hasty(engine, settings, old_server):
+    hasty = {"worker_timeout_seconds": 0.4, "worker_heartbeat_seconds": 0.2}
+    return Reaper(engine, settings.model_copy(update=hasty))
+
+
+@pytest.fixture
+def frozen(settings):
+    """A worker's connection, in whose transaction something was done."""
+    engine = make_engine(settings)
+    with engine.connect() as connection:
+        yield connection
+        with pytest.raises(DBAPIError) as gone:
+            connection.execute(text("select 1"))
+        assert gone.value.connection_invalidated  # the worker hears that it has lost contact
+    engine.dispose()
+
+
+def until(tick, seconds=30):
+    """What the reaper did, once that was something."""
+    deadline = time.monotonic() + seconds
+    while not (done := tick()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return done
+
+
+@pytest.mark.parametrize("where", ["between statements", "in a copy"])
+def test_a_run_does_not_wait_for_the_transaction_of_a_frozen_worker(
+    engine, project, hasty, frozen, where
+):
+    run_id = run_of(engine, project)
+    attempt = claim(engine, run_id, 100)
+    recording.record(frozen, run_id, attempt, recording.Batch(points=[(1, 1.0, 2.0, 0.1)]))
+    with contextlib.ExitStack() as stack:
+        if where == "in a copy":
+            stack.enter_context(pytest.raises(psycopg.OperationalError))  # when it wakes
+            stack.enter_context(frozen.connection.cursor().copy("copy metrics from stdin"))
+        assert until(hasty.tick).expired == (run_id,)
+    with engine.connect() as connection:  # what it had not committed is not there
+        assert connection.scalar(text("select count(*) from curve_points")) == 0
+
+
+def test_nobody_waits_for_a_reaper_that_froze(engine, project, hasty, frozen):
+    run_id = run_of(engine, project, deferred=False)
+    assert reaping.alone(frozen)
+    assert until(hasty.tick).orphans == (run_id,)
+
+
+def test_a_long_transaction_that_nobody_waits_for_is_left_alone(engine, project, hasty):
+    """A fit computes for minutes inside its transaction."""
+    run_id = run_of(engine, project)
+    claim(engine, run_id, 0)
+    with engine.begin() as fitting:
+        fitting.execute(text("select 1"))
+        time.sleep(1)
+        assert until(hasty.tick).expired == (run_id,)
+        assert not hasty.tick()
+        assert fitting.scalar(text("select 1")) == 1
+
+
+def test_a_recorder_that_freezes_before_its_commit_writes_nothing_when_it_wakes(
+    engine, project, hasty, settings
+):
+    run_id = run_of(engine, project)
+    attempt = claim(engine, run_id, 100)
+    own, mailbox = make_engine(settings), queues.SimpleQueue()
+    frozen, thawed = threading.Event(), threading.Event()
+
+    @event.listens_for(own, "commit")
+    def freeze(connection):
+        frozen.set()
+        assert thawed.wait(60)
+
+    recorder = Recorder(own, run_id, attempt, {}, mailbox.put, flush_seconds=0.05)
+    recorder.put(json.dumps({"event": "points", "points": [[1, 256, 2.5, 0.1]]}).encode())
+    recorder.start()
+    assert frozen.wait(30)
+    try:
+        assert until(hasty.tick).expired == (run_id,)
+        assert claim(engine, run_id, 0) == attempt + 1
+    finally:
+        thawed.set()
+    assert isinstance(mailbox.get(timeout=30), ContactLost)
+    assert isinstance(mailbox.get(timeout=30), LeaseLost)
+    recorder.join(30)
+    own.dispose()
+    with engine.connect() as connection:
+        assert connection.scalar(text("select count(*) from curve_points")) == 0
+        assert runs.get(connection, run_id).attempt == attempt + 1

@@ -138,6 +138,7 @@ def test_the_end_waits_for_the_uploads_and_old_ones_go(store, file, tmp_path) ->
 @pytest.mark.faults
 def test_a_run_goes_on_from_the_store_on_another_machine(lab: Lab, undisturbed, tmp_path) -> None:
     """Killed under one worker; the other has nothing of the first one's folder."""
+    lab.hold(STEPS // 4)
     run_id = lab.submit("moved", config(lab.corpus))
     shared = tmp_path / "shared"
     lab.env["SCALEWRIGHT_CHECKPOINT_STORE"] = f"file://{shared}"
@@ -147,6 +148,7 @@ def test_a_run_goes_on_from_the_store_on_another_machine(lab: Lab, undisturbed, 
         lab.wait(run_id, lambda _: bool(lab.rows("select 1 from checkpoints")))
         first.send(signal.SIGKILL)
         first.wait()
+    lab.release()
     (tmp_path / "first").rename(tmp_path / "another machine")
     # what the first leaves if it dies after an upload and before its record, or while it writes
     attempt = shared / f"run-{run_id}" / "attempt-1"

@@ -3,14 +3,13 @@
 import json
 import signal
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.services import corpora
-from app.storage import checkpoints, recording
+from app.storage import checkpoints, reaping, recording
 from tests.workers.lab import STEPS, Lab, config
 
 
@@ -90,7 +89,6 @@ def drained(engine, settings, corpus, tmp_path_factory):
         assert worker.wait(240) == 0
         said = worker.said
         log = worker.log
-        lab.wait_ended(ids["hopeless"], 1)
     return lab, ids, log, said
 
 
@@ -228,9 +226,10 @@ def seconds_until_cancelled(lab: Lab, name: str) -> float:
     lab.wait(run_id, lambda run: run.step >= 50)
     with lab.engine.begin() as connection:
         recording.request_stop(connection, run_id)
-    asked = time.monotonic()
-    assert lab.wait_ended(run_id).status == "cancelled"
-    return time.monotonic() - asked
+        asked = connection.scalar(text("select clock_timestamp()"))
+    run = lab.wait_ended(run_id)
+    assert run.status == "cancelled"
+    return (run.finished_at - asked).total_seconds()
 
 
 def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturbed):
@@ -241,10 +240,12 @@ def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturb
             seconds.append(seconds_until_cancelled(lab, f"to be cancelled {len(seconds)}"))
         print("cancelled after", *(f"{each:.1f} s" for each in seconds))
         assert min(seconds) < 3
+        lab.hold(100)
         stopped = lab.submit("to be stopped", config(lab.corpus))
         lab.wait(stopped, lambda run: run.step >= 100)
         worker.send(signal.SIGTERM)
         assert worker.wait(60) == 0
+    lab.release()
     run = lab.run(stopped)
     with lab.engine.connect() as connection:
         kept = checkpoints.latest(connection, stopped)
@@ -268,6 +269,53 @@ def test_a_draining_worker_waits_for_the_lease_of_a_dead_one(lab):
     with lab.worker("--drain") as worker:
         assert worker.wait(180) == 0
     assert (lab.run(run_id).status, lab.run(run_id).attempt) == ("finished", 2)
+
+
+NOTHING = """#!/bin/sh
+echo '{"event": "end", "step": 0, "status": "finished", "message": ""}'
+"""
+
+
+def test_a_draining_worker_leaves_no_run_that_waits_for_nothing(lab):
+    """Its trunk was the last to end, and the reaper's next regular look is an hour away."""
+    lab.env["SCALEWRIGHT_REAPER_SECONDS"] = "3600"
+    trainer = lab.folder / "nothing.sh"
+    trainer.write_text(NOTHING)
+    trainer.chmod(0o755)
+    trunk = lab.submit("a trunk without checkpoints", config(lab.corpus), kind="trunk")
+    waits = {"kind": "branch", "status": "planned", "parent_run_id": trunk, "parent_step": 40}
+    branch = lab.submit("waits in vain", config(lab.corpus), **waits)
+    with lab.worker("--drain", "--trainer", str(trainer)) as worker:
+        assert worker.wait(180) == 0
+    assert (lab.run(trunk).status, lab.run(branch).status) == ("finished", "cancelled")
+
+
+def test_what_is_left_to_do_is_counted_in_one_look(lab):
+    """A run that its dead worker still holds, and then its new delivery: never neither."""
+    run_id = lab.submit("seen", config(lab.corpus))
+
+    def left(*besides: int, queues=("train", "jobs")) -> int:
+        with lab.engine.connect() as connection:
+            return reaping.left_to_do(connection, queues, besides)
+
+    assert (left(), left(run_id), left(queues=["jobs"])) == (1, 0, 0)
+    with lab.engine.begin() as connection:
+        assert recording.claim_run(connection, run_id, "dead") == 1
+        connection.execute(text("delete from procrastinate_jobs"))
+    assert (left(), left(run_id), left(queues=["jobs"])) == (1, 0, 0)
+    with lab.engine.connect() as looking, looking.begin():
+        statements: list[str] = []
+
+        @event.listens_for(looking, "before_cursor_execute")
+        def count(connection, cursor, statement, *rest):
+            statements.append(statement)
+
+        assert reaping.left_to_do(looking, ["train"]) == 1
+        assert len(statements) == 1
+    with lab.engine.begin() as connection:
+        recording.request_stop(connection, run_id)
+        assert [each.status for each in recording.expire(connection, 0.0)] == ["cancelled"]
+    assert left() == 0
 
 
 def test_a_job_is_done(lab):

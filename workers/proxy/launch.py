@@ -6,16 +6,31 @@ cannot be trained is status 2 here too; and stderr holds what the processes said
 """
 
 import logging
+import signal
 import sys
 import tempfile
 
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from workers.proxy.process import die_with_parent
 
 STOPPED = 143  # as a shell says that SIGTERM ended a program
+
+
+def first_cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
+    """The process that failed first; of several in the same look, one that was killed.
+
+    The others fail because it is gone, and torchrun knows the time to a second only. SIGTERM is
+    torchrun's own.
+    """
+
+    def order(item: tuple[int, ProcessFailure]) -> tuple[bool, int]:
+        code = item[1].exitcode
+        return (code >= 0 or code == -signal.SIGTERM, item[1].timestamp)
+
+    return min(error.failures.items(), key=order)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             given = run.parse_args(["--log-dir", logs, *torchrun, *rest])  # type: ignore[no-untyped-call]
             run.run(given)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = first_cause(error)
         if failure.exitcode < 0:
             print(
                 f"process {rank} of {processes} was killed by signal {-failure.exitcode}",
