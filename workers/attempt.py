@@ -1,5 +1,6 @@
 """One attempt at one run: claim it, find what it goes on from, train, close."""
 
+import contextlib
 import json
 import os
 import queue
@@ -8,7 +9,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from app.storage.checkpoints import Checkpoint
 from app.storage.runs import Run
 from workers.lifecycle import Close, Event, Phase, Policy, started, unstarted
 from workers.recorder import Recorder, Spool, store_close
-from workers.store import Store, localized
+from workers.shelf import KEEP, Shelf
+from workers.store import Store, is_url, localized
 from workers.supervise import Ledger, Trainer, child_environment, watch
 from workers.upload import Uploader, discard
 
@@ -128,12 +130,15 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
         mailbox.put,
         flush_seconds=station.flush_seconds,
         spool=Spool(folder=folder),
+        shelf=Shelf(remover(station.store), kept(run.config)),
     )
     recorder.start()  # it is the heartbeat too, and a large checkpoint takes long to fetch
     try:
         resume = newest_whole(taken.left, station.store, cache)
         config = complete_config(run, taken.start, station.store, cache)
         folder.mkdir(parents=True, exist_ok=True)
+        if station.store is None:
+            config = left_to_the_shelf(config)
         (folder / "config.json").write_text(json.dumps(config, indent=1))
         processes = count(config, "processes")
         several = processes > 1 and tuple(station.trainer) == TRAINER
@@ -239,6 +244,35 @@ def count(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def kept(config: Mapping[str, Any]) -> int:
+    """How many resume checkpoints the configuration wants kept."""
+    wanted = config.get("checkpoint")
+    keep = wanted.get("keep", KEEP) if isinstance(wanted, Mapping) else KEEP
+    return keep if isinstance(keep, int) else KEEP
+
+
+def left_to_the_shelf(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As `config`, but that the trainer removes none of its checkpoints; a wrong one as it is."""
+    wanted = config.get("checkpoint", {})
+    if not isinstance(wanted, Mapping) or not isinstance(wanted.get("keep", KEEP), int):
+        return dict(config)
+    return {**config, "checkpoint": {**wanted, "keep": sys.maxsize}}
+
+
+def remover(store: Store | None) -> Callable[[str], None]:
+    """Removes a resume checkpoint from wherever it lies; the store's local copies are the
+    trainer's."""
+
+    def remove(path: str) -> None:
+        if store is not None and is_url(path):
+            discard(store, path)
+        elif store is None:
+            with contextlib.suppress(OSError):  # it only takes space
+                Path(path).unlink(missing_ok=True)
+
+    return remove
+
+
 def gpus_wanted(config: Mapping[str, Any]) -> int:
     """GPUs that a run needs at once: one for each process; none on a CPU."""
     processes = config.get("processes", 1)
@@ -268,5 +302,6 @@ def run_folder(settings: Settings, run_id: int) -> Path:
 
 def drop_resume_files(folder: Path) -> None:
     """A finished run is never resumed; its branch and final checkpoints stay."""
-    for path in folder.glob("attempt-*/*.resume.safetensors"):
-        path.unlink(missing_ok=True)
+    for name in ("*.resume.safetensors", ".step-*.tmp"):  # and what a killed trainer began to write
+        for path in folder.glob(f"attempt-*/{name}"):
+            path.unlink(missing_ok=True)

@@ -34,6 +34,7 @@ from workers.lifecycle import (
     LinesRefused,
     Recorded,
 )
+from workers.shelf import Shelf
 
 log = structlog.get_logger()
 
@@ -196,6 +197,7 @@ class Recorder(threading.Thread):
         *,
         flush_seconds: float = 1.0,
         spool: Spool | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         super().__init__(name=f"record-run-{run_id}", daemon=True)
         self._engine = engine
@@ -205,6 +207,7 @@ class Recorder(threading.Thread):
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._spool = Spool() if spool is None else spool
+        self._shelf = shelf
         self._close: Close | None = None
         self._abandoned = False
         self._log = log.bind(run_id=run_id, attempt=attempt)
@@ -212,6 +215,8 @@ class Recorder(threading.Thread):
     def put(self, line: bytes) -> None:
         with self._lock:
             self._spool.put(line)
+        if self._shelf is not None:
+            self._shelf.written(line)
 
     def close(self, close: Close) -> None:
         """Store what waits, then `close`. Said again, the later one counts."""
@@ -239,6 +244,8 @@ class Recorder(threading.Thread):
                 retry_seconds = min(RETRY_SECONDS, 2 * self._flush_seconds)
                 self._wait(retry_seconds, wake_for_close=False)
                 continue
+            if self._shelf is not None and isinstance(outcome, Recorded):
+                self._shelf.recorded(waiting)
             waiting = []
             self._post(outcome)
             if isinstance(outcome, LeaseLost | Closed):

@@ -14,14 +14,13 @@ from typing import Any
 import structlog
 
 from workers.lifecycle import Close
-from workers.store import Store, StoreError
+from workers.store import Store, StoreError, is_url
 from workers.supervise import Ledger
 
 log = structlog.get_logger()
 
 TRIES = 8
 FIRST_WAIT_SECONDS = 0.5  # doubled each time: a minute in all
-KEEP = 2  # of a run's resume checkpoints
 
 
 class Uploader(threading.Thread):
@@ -36,7 +35,6 @@ class Uploader(threading.Thread):
         self._ledger, self._store, self._prefix = ledger, store, prefix
         self._work: queue.SimpleQueue[bytes | Close | None] = queue.SimpleQueue()
         self._abandoned = threading.Event()
-        self._resume: list[str] = []
         self._refused: OSError | None = None
 
     def put(self, line: bytes) -> None:
@@ -65,7 +63,11 @@ class Uploader(threading.Thread):
                 self._ledger.close(work)
                 continue
             line = self._uploaded(json.loads(work))
-            if line is None or self._abandoned.is_set():
+            if line is None:
+                continue
+            if self._abandoned.is_set():  # meanwhile the run became another's: nobody would know
+                if is_url(line["path"]):
+                    discard(self._store, line["path"])
                 continue
             try:
                 self._ledger.put(json.dumps(line).encode())
@@ -87,16 +89,9 @@ class Uploader(threading.Thread):
                     return None
                 wait *= 2
                 continue
-            if line["kind"] == "resume":
-                self._forget_older(url)
             return {**line, "path": url}
         log.error("checkpoint stays on this machine", step=line["step"], path=str(local))
         return line
-
-    def _forget_older(self, url: str) -> None:
-        self._resume.append(url)
-        while len(self._resume) > KEEP:
-            discard(self._store, self._resume.pop(0))
 
 
 def discard(store: Store, url: str) -> None:
