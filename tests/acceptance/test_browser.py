@@ -351,6 +351,37 @@ def test_a_live_run_follows_its_curve(visit: Visit, seeded: Seeded, engine: Engi
     visit.picture("run")
 
 
+def test_a_live_page_looks_once_at_a_time(
+    visit: Visit, curves: SeededCurves, engine: Engine
+) -> None:
+    """Or a late answer would be drawn over a newer one."""
+
+    def announce() -> None:
+        with engine.begin() as connection:
+            touch = text("update runs set step = step where id = :i")
+            connection.execute(touch, {"i": curves.live_run_id})
+
+    page = visit.page
+    held: list[playwright.Route] = []
+
+    def looks(count: int) -> None:
+        for _ in range(PATIENCE_MS // 100):
+            if len(held) >= count:
+                return
+            page.wait_for_timeout(100)
+        pytest.fail(f"the page asked {len(held)} times")
+
+    page.route("**/figure.json*", lambda route: held.append(route))
+    visit.open(f"/runs/{curves.live_run_id}")
+    looks(1)
+    announce()
+    page.wait_for_timeout(3_000)  # by now it would have asked again
+    assert len(held) == 1
+    held[0].continue_()
+    looks(2)
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
     browser: "playwright.Browser",
     address: str,

@@ -113,14 +113,12 @@ def test_a_run_is_followed_to_its_end(
         with engine.begin() as connection:
             attempt = recording.claim_run(connection, run_id, "worker")
         assert attempt is not None
-        for start in (1, 51):
-            points = [
-                (step, 1024.0 * step, 6 - step / 100, 0.01) for step in range(start, start + 50)
-            ]
-            with engine.begin() as connection:
-                recording.record(connection, run_id, attempt, Batch(points=points))
-            server.wait_for("points")
+        points = [(step, 1024.0 * step, 6 - step / 100, 0.01) for step in range(1, 101)]
         with engine.begin() as connection:
+            recording.record(connection, run_id, attempt, Batch(points=points[:50]))
+        server.wait_for("points")
+        with engine.begin() as connection:
+            recording.record(connection, run_id, attempt, Batch(points=points[50:]))
             recording.finish_run(connection, run_id, attempt)
 
     server.forget()
