@@ -386,6 +386,7 @@ def trainer_config(
         "threads": int(spec.get("threads", 1)),
         "dtype": spec.get("dtype", "float32"),
         "compile": bool(spec.get("compile", False)),
+        **({"deterministic": True} if spec.get("deterministic") else {}),
         "processes": int(spec.get("processes", 1)),
         "parallel": spec.get("parallel", "ddp"),
         "evaluate": {

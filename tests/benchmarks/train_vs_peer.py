@@ -1,26 +1,33 @@
 """Tokens a second of the trainer against a plain loop, in the same run on the same machine.
 
-    python -m tests.benchmarks.train_vs_peer [--sizes 32x2 96x2] [--steps 60] [--compile]
+    python -m tests.benchmarks.train_vs_peer [--sizes 32x2 96x2] [--optimizers adamw] [--rounds 5]
+
+Without options: the sizes and the optimizer of the demonstration (app/demo_sweep.json), and AdamW;
+eager against eager and compiled against compiled.
 
 The peer is written as karpathy/nanoGPT's train.py is: a module a layer, `torch.optim` as it comes
 (Muon on the block matrices and AdamW elsewhere, or AdamW alone), batches stacked from slices of a
 memory map, `clip_grad_norm_`, `loss.item()` every tenth step. Shape, text, batch, optimizer and
-precision are the trainer's. Eager is set against eager, compiled against compiled.
+precision are the trainer's, whose telemetry is included.
 
-Each runs in a process of its own, as it would be started: ours tells glibc to keep memory. CPU
-seconds of one thread between step 10 and the end; the best of the repeats, which alternate.
+Each runs in a process of its own, as it would be started (ours tells glibc to keep memory), on one
+thread, and they take turns of CHUNK steps. CPU seconds of a turn are compared with those of the
+other's turn beside it; printed is the median of these ratios, with the least and the greatest. A
+third process takes its turns with the products of matrices of a step and nothing else: no way to
+compute the model can be quicker than that, so the last figure is the ratio that cannot be passed.
 """
 
 import argparse
 import contextlib
-import io
 import json
 import math
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +41,14 @@ from workers.proxy.config import default_d_ff, parse_config
 from workers.proxy.process import keep_memory
 from workers.proxy.train import train
 
-SEQ_LEN, BATCH_TOKENS, HEADS = 128, 1024, 2  # as app/demo_sweep.json has them
-WARM = 10
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = json.loads((ROOT / "app" / "demo_sweep.json").read_text())["sweep"]
+SEQ_LEN, BATCH_TOKENS, HEADS = DEMO["model"]["seq_len"], DEMO["batch_tokens"], 2
+SIZES = [f"{size['d_model']}x{size['n_layers']}" for size in DEMO["sizes"]]
+OPTIMIZERS = list(dict.fromkeys([DEMO["optimizer"]["name"], "adamw"]))
+assert all(size["d_model"] == HEADS * size["head_dim"] for size in DEMO["sizes"])
+CHUNK = 50  # steps of a turn: one look at the signs of instability is among them
+QUERIES = 64  # of a block, in the products of attention
 
 
 class PlainBlock(nn.Module):
@@ -97,9 +110,29 @@ class Plain(nn.Module):
         return F.cross_entropy(logits.view(-1, 256), targets.reshape(-1))
 
 
-def plain(d: int, layers: int, steps: int, optimizer: str, text: Path, compiled: bool) -> float:
-    """CPU seconds of steps WARM + 1 to `steps` of the plain loop."""
-    torch.compiler.reset()
+class Turns:
+    """Counts steps; after each CHUNK of them says what they cost in CPU seconds, and waits."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._steps, self._since = pipe, 0, time.process_time()
+
+    @property
+    def requested(self) -> bool:
+        """A step is over; the trainer asks once a step whether it should stop, and it should not
+        until the other side closes."""
+        self._steps += 1
+        if self._steps % CHUNK == 0:
+            self._pipe.send(time.process_time() - self._since)
+            if not self._pipe.recv():
+                return True
+            self._since = time.process_time()
+        return False
+
+
+def plain(
+    d: int, layers: int, steps: int, optimizer: str, text: Path, compiled: bool, turns: Turns
+) -> None:
+    """The plain loop."""
     torch.manual_seed(0)
     model = Plain(d, layers)
     hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
@@ -115,10 +148,7 @@ def plain(d: int, layers: int, steps: int, optimizer: str, text: Path, compiled:
     optimizers.append(torch.optim.AdamW(rest, lr=6e-3, betas=(0.9, 0.95), fused=True))
     forward: Callable[..., Tensor] = torch.compile(model) if compiled else model
     data = np.memmap(text, dtype=np.uint8, mode="r")
-    began = 0.0
     for step in range(1, steps + 1):
-        if step == WARM + 1:
-            began = time.process_time()
         at = torch.randint(len(data) - SEQ_LEN - 1, (BATCH_TOKENS // SEQ_LEN,))
         x = torch.stack([torch.from_numpy(data[i : i + SEQ_LEN].astype(np.int64)) for i in at])
         y = torch.stack(
@@ -136,29 +166,15 @@ def plain(d: int, layers: int, steps: int, optimizer: str, text: Path, compiled:
             each.zero_grad(set_to_none=True)
         if step % 10 == 0:
             loss.item()
-    return time.process_time() - began
+        if turns.requested:
+            return
 
 
-class Clock(io.StringIO):
-    """Stands for stdout: notes the CPU time of the first points and of the last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at: dict[int, float] = {}
-
-    def write(self, line: str) -> int:
-        if line.startswith('{"event": "points"'):
-            self.at[json.loads(line)["points"][-1][0]] = time.process_time()
-        return len(line)
-
-
-class Never:
-    requested = False
-
-
-def ours(d: int, layers: int, steps: int, optimizer: str, text: Path, compiled: bool) -> float:
+def ours(
+    d: int, layers: int, steps: int, optimizer: str, text: Path, compiled: bool, turns: Turns
+) -> None:
     """The same of the trainer, telemetry included."""
-    torch.compiler.reset()
+    keep_memory()
     source = {"name": "text", "path": str(text.parent)}
     config: dict[str, Any] = {
         "model": {"d_model": d, "n_layers": layers, "head_dim": d // HEADS, "seq_len": SEQ_LEN},
@@ -167,55 +183,111 @@ def ours(d: int, layers: int, steps: int, optimizer: str, text: Path, compiled: 
         "schedule": {"kind": "cosine", "steps": steps, "warmup_steps": 20},
         "batch_tokens": BATCH_TOKENS,
         "compile": compiled,
-        # the evaluation of nothing ends the first flush, so that the clock starts there
-        "evaluate": {"at_steps": [WARM]},
     }
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(clock):
-        train(parse_config(config), Path(folder), None, Never())  # type: ignore[arg-type]
-    return clock.at[steps] - clock.at[WARM]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        train(parse_config(config), Path(folder), None, turns)  # type: ignore[arg-type]
+
+
+def products(
+    d: int, layers: int, steps: int, optimizer: str, text: Path, compiled: bool, turns: Turns
+) -> None:
+    """The matrix products of a step, forward and backward, into memory that is there already."""
+    f, positions = default_d_ff(d, "swiglu"), BATCH_TOKENS
+    weights = [(3 * d, d), (d, d), (2 * f, d), (d, f)] * layers + [(256, d)]
+    dense = []
+    for rows, cols in weights:
+        w, x, y = (
+            torch.randn(rows, cols),
+            torch.randn(cols, positions),
+            torch.randn(rows, positions),
+        )
+        dense.append((w, x, y, torch.empty_like(w), torch.empty_like(x), torch.empty_like(y)))
+    batch = HEADS * positions // SEQ_LEN
+    queries = torch.randn(batch, d // HEADS, QUERIES)
+    attention = []
+    for end in range(QUERIES, SEQ_LEN + 1, QUERIES):
+        keys, scores = torch.randn(batch, d // HEADS, end), torch.randn(batch, QUERIES, end)
+        into = (torch.empty_like(each) for each in (scores, queries, keys))
+        attention.append((keys, scores, *into))
+    for _ in range(steps):
+        for w, x, y, to_w, to_x, to_y in dense:
+            torch.mm(w, x, out=to_y)
+            torch.mm(w.t(), y, out=to_x)
+            torch.mm(y, x.t(), out=to_w)
+        for _ in range(layers):
+            for keys, scores, to_scores, to_queries, to_keys in attention:
+                for _ in range(2):  # the scores and their gradient; and so on
+                    torch.bmm(queries.mT, keys, out=to_scores)
+                    torch.bmm(keys, scores.mT, out=to_queries)
+                    torch.bmm(queries, scores, out=to_keys)
+        if turns.requested:
+            return
+
+
+def work(way: Callable[..., None], pipe: Connection, *job: Any) -> None:
+    torch.set_num_threads(1)
+    way(*job, Turns(pipe))
+    pipe.close()
+
+
+def compare(job: tuple[Any, ...], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every turn, of each way by name; the first turn warms up and is left out."""
+    spawn = get_context("spawn")
+    running = {}
+    for way in (ours, plain, products):
+        pipe, other = spawn.Pipe()
+        process = spawn.Process(target=work, args=(way, other, *job), daemon=True)
+        process.start()
+        other.close()
+        pipe.recv()
+        running[way.__name__] = process, pipe
+    seconds: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(rounds):
+        for name, (_, pipe) in running.items():
+            pipe.send(True)
+            seconds[name].append(pipe.recv())
+    for process, pipe in running.values():
+        pipe.send(False)
+        process.join()
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=["32x2", "48x2", "64x2", "96x2"])
-    parser.add_argument("--optimizers", nargs="+", default=["muon"])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="compiled too; 20 s a size")
+    parser.add_argument("--sizes", nargs="+", default=SIZES)
+    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
+    parser.add_argument("--how", nargs="+", default=["eager", "compiled"])
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    tokens = (given.steps - WARM) * BATCH_TOKENS
-    spawn = get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(1, spawn, initializer=one_thread, initargs=(True,)) as first,
-        ProcessPoolExecutor(1, spawn, initializer=one_thread, initargs=(False,)) as second,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         library = Path(json.__file__).parents[1]
         corpora.build("text", [library / "asyncio", library / "email"], folder)
         text = Path(folder) / "text" / "train-00000.bin"
-        for size in given.sizes:
-            d, layers = map(int, size.split("x"))
+        for how in given.how:
             for optimizer in given.optimizers:
-                for compiled in (False, True) if given.compile else (False,):
-                    best = [math.inf, math.inf]
-                    for _ in range(given.repeats):
-                        for i, (process, way) in enumerate(((first, ours), (second, plain))):
-                            job = (d, layers, given.steps, optimizer, text, compiled)
-                            best[i] = min(best[i], process.submit(way, *job).result())
-                    how = "compiled" if compiled else "eager"
-                    a, b = (tokens / seconds for seconds in best)
-                    print(
-                        f"d{d}-L{layers} {optimizer:5} {how:8} ours {a:8,.0f} tokens/CPU-s, "
-                        f"plain {b:8,.0f}, ratio {a / b:.2f}",
-                        flush=True,
-                    )
+                for size in given.sizes:
+                    d, layers = map(int, size.split("x"))
+                    steps = (given.rounds + 2) * CHUNK  # more than there are turns for
+                    job = (d, layers, steps, optimizer, text, how == "compiled")
+                    seconds = compare(job, given.rounds)
+                    report(f"d{d}-L{layers} {optimizer:5} {how:8}", seconds)
 
 
-def one_thread(is_ours: bool) -> None:
-    torch.set_num_threads(1)
-    if is_ours:
-        keep_memory()
+def report(what: str, seconds: dict[str, list[float]]) -> None:
+    ratios = [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
+    least = [b / a for a, b in zip(seconds["products"], seconds["plain"], strict=True)]
+    mine, theirs, floor = (statistics.median(each) / CHUNK for each in seconds.values())
+    print(
+        f"{what} ours {BATCH_TOKENS / mine:7,.0f} tokens/CPU-s, plain {BATCH_TOKENS / theirs:7,.0f}"
+        f"; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
+        f"a step {1e3 * mine:.1f} ms, of which products {1e3 * floor:.1f}; "
+        f"with nothing else the ratio were {statistics.median(least):.2f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
 
+from app.api.schemas.sweeps import SweepIn
 from app.errors import ServiceError
 from app.services import forecasts, projects, runs, scheduling, sweeps
 from app.services.estimates import REFERENCE_THROUGHPUT, Throughput, estimate
@@ -22,6 +24,7 @@ from app.settings import Settings
 from app.storage import recording
 from app.storage.recording import Batch, CheckpointLine, EvaluationLine
 from tests.services.conftest import SPEC
+from workers.proxy.config import parse_config
 
 PATHS = {"code": "/corpora/code", "english": "/corpora/english"}
 
@@ -103,6 +106,24 @@ def test_a_cosine_depends_on_its_length_so_each_cell_is_a_run_alone() -> None:
     plan = plan_sweep("s", spec, paths=PATHS)
     assert {run.kind for run in plan.runs} == {"single"}
     assert all(run.cooled and run.parent is None for run in plan.runs)
+
+
+@pytest.mark.parametrize("kind", ["wsd", "cosine", "linear", "step", "wsd-s"])
+def test_what_the_api_takes_the_trainer_takes(kind: str) -> None:
+    """Every planned run of a request with all that can be said of an optimizer is a configuration
+    of the training process, with the same values."""
+    optimizer = {"name": "adamw", "lr": 2e-3, "betas": [0.9, 0.99], "eps": 1e-9, "clip": 0.5,
+                 "mup_base_d_model": 48, "base_n_layers": 2, "z_loss": 1e-4,
+                 "weight_decay": 0.2, "momentum": 0.9}  # fmt: skip
+    schedule = {"kind": kind, "warmup_steps": 20}
+    request = {**SPEC, "optimizer": optimizer, "schedule": schedule, "deterministic": True}
+    asked = SweepIn.model_validate({**request, "project": "demo", "name": "all"})
+    plan = plan_sweep("all", asked.spec(), paths=PATHS)
+    assert plan.runs
+    for run in plan.runs:
+        config = parse_config(run.config)
+        assert asdict(config.optimizer) == {**optimizer, "betas": (0.9, 0.99)}
+        assert config.deterministic and config.schedule.steps == run.steps
 
 
 def test_more_than_one_epoch_is_said() -> None:

@@ -71,7 +71,7 @@ def drained(engine, settings, corpus, tmp_path_factory):
     ids["alone"] = lab.submit("alone", config(corpus, **wsd(60)))
     wrong = config(corpus)
     ids["poisoned"] = lab.submit("poisoned", {**wrong, "model": {**wrong["model"], "d_model": 17}})
-    hot = {"optimizer": {"name": "adamw", "lr": 1e4, "clip": 0.0}}
+    hot = {"optimizer": {"name": "adamw", "lr": 1e2, "clip": 0.0}}
     ids["hot"] = lab.submit("hot", config(corpus, **hot))
     barren = config(corpus, schedule={"kind": "constant", "steps": 30})
     ids["barren"] = lab.submit("barren trunk", barren, kind="trunk", cooled=False)

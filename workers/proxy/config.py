@@ -18,8 +18,34 @@ MOMENTA = ("reset", "carry")
 PARALLEL = ("ddp", "fsdp")
 
 
+DEVICES = ("cpu", "cuda")
+RATE_MOST = 100.0  # Adam moves every weight by the rate at each step, and weights are about 1
+MANY = 10**15  # steps, tokens or parameters: more than anybody trains
+
+
 class ConfigError(ValueError):
     """The configuration cannot be trained; the message names the key, the value and the remedy."""
+
+
+def check_number(
+    name: str, value: Any, least: float, most: float, remedy: str = "", above: bool = False
+) -> None:
+    """Raise ConfigError unless `value` is a number from `least` (or `above` it) to `most`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most or (above and value == least):
+        what = f"a number above {least:g}, {most:g} at most" if above else None
+        what = what or f"a number from {least:g} to {most:g}"
+        raise ConfigError(f"{name} is {value!r}; it must be {what}{remedy and '; '}{remedy}")
+
+
+def check_whole(name: str, value: Any, least: int, remedy: str = "") -> None:
+    """Raise ConfigError unless `value` is a whole number, `least` at least."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if not number or not least <= value <= MANY:
+        raise ConfigError(
+            f"{name} is {value!r}; it must be a whole number, {least} at least"
+            f"{remedy and '; '}{remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,11 +65,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.mlp not in ("swiglu", "relu2"):
             raise ConfigError(f"model.mlp is {self.mlp!r}; known: swiglu, relu2")
+        for name in ("d_model", "n_layers", "head_dim", "vocab_size", "seq_len"):
+            check_whole(f"model.{name}", getattr(self, name), 1)
+        check_whole("model.d_ff", self.d_ff, 0, "0 is 8/3 or 4 times the width, as the MLP needs")
         if self.d_ff == 0:
             object.__setattr__(self, "d_ff", default_d_ff(self.d_model, self.mlp))
-        for name in ("d_model", "n_layers", "head_dim", "d_ff", "vocab_size", "seq_len"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be positive")
         if self.d_model % self.head_dim:
             raise ConfigError(
                 f"model.d_model {self.d_model} is not a multiple of head_dim {self.head_dim}"
@@ -74,8 +100,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise ConfigError("data.train is empty; name at least one corpus")
-        if any(not source.weight > 0 for source in self.train):
-            raise ConfigError("every weight in data.train must be positive")
+        if any(not 0 < source.weight < math.inf for source in self.train):
+            raise ConfigError("every weight in data.train must be positive and finite")
 
 
 @dataclass(frozen=True)
@@ -100,8 +126,19 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise ConfigError(f"optimizer.name is {self.name!r}; known: {', '.join(OPTIMIZERS)}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ConfigError(f"optimizer.lr is {self.lr}; it must be positive and finite")
+        usual = "peak rates that train are about 1e-4 to 1e-1"
+        check_number("optimizer.lr", self.lr, 0, RATE_MOST, usual, above=True)
+        check_number("optimizer.weight_decay", self.weight_decay, 0, 100, "0.1 is usual")
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise ConfigError(f"optimizer.betas is {self.betas!r}; it must be two, [0.9, 0.95]")
+        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
+                            ("momentum", self.momentum)):  # fmt: skip
+            check_number(f"optimizer.{name}", value, 0, 0.999999, "1 would never forget")
+        check_number("optimizer.eps", self.eps, 0, 1, "1e-10 is the default", above=True)
+        check_number("optimizer.clip", self.clip, 0, 1e30, "0 does not clip")
+        check_whole("optimizer.mup_base_d_model", self.mup_base_d_model, 1)
+        check_whole("optimizer.base_n_layers", self.base_n_layers, 0, "0 leaves depth alone")
+        check_number("optimizer.z_loss", self.z_loss, 0, 1, "1e-4 is usual, 0 is none")
 
 
 @dataclass(frozen=True)
@@ -126,8 +163,12 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
             raise ConfigError(f"schedule.kind is {self.kind!r}; known: {', '.join(SCHEDULES)}")
-        if self.steps < 1:
-            raise ConfigError(f"schedule.steps is {self.steps}; it must be positive")
+        check_whole("schedule.steps", self.steps, 1)
+        check_whole("schedule.warmup_steps", self.warmup_steps, 0)
+        check_whole("schedule.cooldown_steps", self.cooldown_steps, 0)
+        for name in ("final_fraction", "initial_fraction"):
+            share = "it is a share of the peak rate"
+            check_number(f"schedule.{name}", getattr(self, name), 0, 1, share)
         if self.kind in ("wsd", "wsd-s") and not 0 < self.cooldown_steps <= self.steps:
             raise ConfigError(
                 f"schedule.cooldown_steps is {self.cooldown_steps}; a {self.kind} run of "
@@ -140,6 +181,8 @@ class ScheduleConfig:
                 f"schedule.drops is {[list(drop) for drop in self.drops]}; a step schedule, and no "
                 "other, needs [[step, factor], ...] with rising steps"
             )
+        for _, factor in self.drops:
+            check_number("a factor of schedule.drops", factor, 0, 1, "it is a share of the peak")
         self._check_periods()
 
     def _check_periods(self) -> None:
@@ -177,6 +220,11 @@ class EvaluateConfig:
     at_steps: tuple[int, ...] = ()
     tokens: int = 65536
 
+    def __post_init__(self) -> None:
+        check_whole("evaluate.tokens", self.tokens, 1)
+        for step in self.at_steps:
+            check_whole("a step of evaluate.at_steps", step, 0)
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -185,6 +233,14 @@ class CheckpointConfig:
     every_steps: int = 0
     branch_at_steps: tuple[int, ...] = ()
     keep: int = 2
+
+    def __post_init__(self) -> None:
+        check_whole(
+            "checkpoint.every_steps", self.every_steps, 0, "0 writes them only when stopped"
+        )
+        check_whole("checkpoint.keep", self.keep, 1)
+        for step in self.branch_at_steps:
+            check_whole("a step of checkpoint.branch_at_steps", step, 1)
 
 
 @dataclass(frozen=True)
@@ -230,14 +286,21 @@ class Config:
     init: InitConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_tokens < 1 or self.batch_tokens % self.model.seq_len:
+        for name, least in (("batch_tokens", 1), ("seed", 0), ("threads", 1), ("processes", 1)):
+            check_whole(name, getattr(self, name), least)
+        for name in ("compile", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if str(self.device).split(":")[0] not in DEVICES:
+            raise ConfigError(f"device is {self.device!r}; known: {', '.join(DEVICES)}")
+        if self.batch_tokens % self.model.seq_len:
             raise ConfigError(
                 f"batch_tokens {self.batch_tokens} is not a multiple of "
                 f"model.seq_len {self.model.seq_len}"
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is {self.dtype!r}; known: float32, bfloat16")
-        if self.processes < 1 or self.batch_sequences % self.processes:
+        if self.batch_sequences % self.processes:
             raise ConfigError(
                 f"processes is {self.processes}, which cannot share the {self.batch_sequences} "
                 "sequences of a step equally; choose a batch that is a multiple, or fewer processes"

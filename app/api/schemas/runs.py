@@ -13,6 +13,7 @@ from app.api.schemas.sweeps import (
     EvaluateIn,
     Model,
     Optimizer,
+    Rate,
     ScheduleIn,
     Size,
     TrainCorpus,
@@ -82,7 +83,7 @@ class RunIn(Request):
     momentum: Literal["reset", "carry"] | None = Field(
         default=None, description="Continual: start the optimizer's state afresh, or keep it."
     )
-    lr: PositiveFloat | None = Field(
+    lr: Rate | None = Field(
         default=None, description="Continual: peak rate, with the parent's optimizer."
     )
     budget_flops: PositiveFloat | None = Field(

@@ -74,18 +74,25 @@ class ScheduleIn(Request):
     )
 
 
+Rate = Annotated[float, Field(gt=0, le=100)]
+Decay = Annotated[float, Field(ge=0, le=0.999999)]
+
+
 class Optimizer(Request):
     """`lr` is the peak rate at the base width; other widths follow from it."""
 
     name: Literal["muon", "adamw"] = "muon"
-    lr: PositiveFloat = 6e-3
-    weight_decay: float | None = Field(default=None, ge=0)
-    betas: tuple[float, float] | None = None
-    eps: PositiveFloat | None = None
-    momentum: float | None = Field(default=None, ge=0, lt=1)
-    clip: PositiveFloat | None = None
+    lr: Rate = 6e-3
+    weight_decay: float | None = Field(default=None, ge=0, le=100)
+    betas: tuple[Decay, Decay] | None = None
+    eps: float | None = Field(default=None, gt=0, le=1)
+    momentum: Decay | None = None
+    clip: float | None = Field(default=None, ge=0, le=1e30, description="0 does not clip.")
     mup_base_d_model: Dimension | None = None
-    z_loss: float | None = Field(default=None, ge=0)
+    base_n_layers: Dimension | None = Field(
+        default=None, description="Depth at which the rate was tuned: others follow (CompleteP)."
+    )
+    z_loss: float | None = Field(default=None, ge=0, le=1)
 
 
 class EvaluateIn(Request):
@@ -125,7 +132,7 @@ class SweepIn(Request):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     batch_tokens: int = Field(default=1024, ge=1, le=2**30)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    lrs: list[PositiveFloat] | None = Field(
+    lrs: list[Rate] | None = Field(
         default=None,
         min_length=1,
         max_length=50,
@@ -147,6 +154,7 @@ class SweepIn(Request):
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(default=1, ge=1, le=1024)
     compile: bool = False
+    deterministic: bool = Field(default=False, description="The same bits on a GPU too.")
     processes: int = Field(
         default=1, ge=1, le=1024, description="That train one run together, each on its own GPU."
     )

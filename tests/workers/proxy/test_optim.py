@@ -105,9 +105,11 @@ def test_adamw_follows_the_width() -> None:
         assert torch.allclose(moved, torch.full_like(moved, rate), rtol=1e-3), name
 
 
+@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_coordinates_keep_their_size_at_every_width(name: str) -> None:
-    """muP's coordinate check: after some steps, logits and activations change alike (d x 8)."""
+def test_coordinates_keep_their_size_at_every_width(name: str, fuse: bool) -> None:
+    """muP's coordinate check: after some steps, logits and activations change alike (d x 8), by
+    the plain formulas and by the fused ones, which a CPU trains with."""
     sizes = {}
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 64, (8, 17), generator=generator)
@@ -116,12 +118,12 @@ def test_coordinates_keep_their_size_at_every_width(name: str) -> None:
             d_model=width, n_layers=2, head_dim=16, vocab_size=64, seq_len=16, d_ff=2 * width
         )
         optim = OptimizerConfig(name=name, lr=5e-3, mup_base_d_model=64)
-        model = Transformer(config, logit_scale(optim, width))
+        model = Transformer(config, logit_scale(optim, width), fuse=fuse)
         model.initialise(0)
         optimizer = Optimizer(model, optim)
         for _ in range(8):
-            logits = model(ids[:, :-1])
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+            losses, _ = model(ids[:, :-1], ids[:, 1:])
+            losses.mean().backward()
             optimizer.step(5e-3)
             optimizer.zero_grad()
         with torch.no_grad():

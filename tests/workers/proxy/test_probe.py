@@ -106,8 +106,9 @@ def test_a_run_that_stays_a_nat_above_its_best_has_diverged(
     assert "loss_spike" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_coordinates_keep_their_size_at_every_depth(name: str) -> None:
+def test_coordinates_keep_their_size_at_every_depth(name: str, fuse: bool) -> None:
     """CompleteP's coordinate check: logits after some steps are alike at 2 layers and at 32; with
     depth left alone they are not closer."""
     ids = torch.randint(0, 64, (8, 17), generator=torch.Generator().manual_seed(0))
@@ -117,7 +118,7 @@ def test_coordinates_keep_their_size_at_every_depth(name: str) -> None:
             d_model=32, n_layers=layers, head_dim=16, vocab_size=64, seq_len=16, d_ff=64
         )
         optim = OptimizerConfig(name=name, lr=1e-2, mup_base_d_model=32, base_n_layers=base)
-        model = Transformer(config, logit_scale(optim, 32), base)
+        model = Transformer(config, logit_scale(optim, 32), base, fuse=fuse)
         model.initialise(0)
         assert model.head is not None
         torch.nn.init.normal_(
@@ -126,8 +127,8 @@ def test_coordinates_keep_their_size_at_every_depth(name: str) -> None:
         optimizer = Optimizer(model, optim)
         before = model(ids[:, :-1]).detach()
         for _ in range(6):
-            logits = model(ids[:, :-1])
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+            losses, _ = model(ids[:, :-1], ids[:, 1:])
+            losses.mean().backward()
             optimizer.step(1e-2)
             optimizer.zero_grad()
         with torch.no_grad():

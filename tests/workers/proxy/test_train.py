@@ -111,10 +111,16 @@ def test_evaluation_by_hand(make_config: Make, run: Run, tmp_path: Path) -> None
     assert event["loss"] == pytest.approx(total / tokens, rel=1e-6)
 
 
-def test_a_diverging_run_says_so_and_prints_only_finite_points(make_config: Make, run: Run) -> None:
+def test_a_diverging_run_says_so_and_prints_only_finite_points(
+    make_config: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 9 every weight leaps so far that its square is no float."""
+    monkeypatch.setattr(
+        "workers.proxy.train.lr_factor", lambda schedule, step: 1e24 if step == 9 else 1.0
+    )
     done = run(
         make_config(
-            optimizer={"name": "adamw", "lr": 1e18, "clip": 0.0},
+            optimizer={"name": "adamw", "clip": 0.0},
             schedule={"steps": 200, "kind": "constant", "cooldown_steps": 0},
         )
     )
@@ -188,6 +194,33 @@ def test_a_mixture_trains_on_both(make_config: Make, run: Run, corpus_dir: Path)
         ({"model": {"head_dim": 7}}, "not a multiple of head_dim 7"),
         ({"schedule": {"cooldown_steps": 0}}, "a wsd run of 24 steps needs between 1"),
         ({"model": {"vocab_size": 100}}, "has 256 token ids"),
+        (
+            {"optimizer": {"lr": 1e300}},
+            r"lr is 1e\+300; .* 100 at most; peak rates .* 1e-4 to 1e-1",
+        ),
+        ({"optimizer": {"lr": math.nan}}, "lr is nan"),
+        ({"optimizer": {"lr": "0.1"}}, "lr is '0.1'; it must be a number above 0"),
+        ({"optimizer": {"weight_decay": -1}}, "weight_decay is -1"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, r"betas\[1\] is 1.0"),
+        ({"optimizer": {"betas": [0.9]}}, "must be two"),
+        ({"optimizer": {"momentum": 2}}, "momentum is 2"),
+        ({"optimizer": {"eps": 0}}, "eps is 0"),
+        ({"optimizer": {"clip": -1}}, "clip is -1.*0 does not clip"),
+        ({"optimizer": {"mup_base_d_model": 0}}, "mup_base_d_model is 0"),
+        ({"optimizer": {"base_n_layers": -1}}, "base_n_layers is -1"),
+        ({"optimizer": {"z_loss": math.inf}}, "z_loss is inf"),
+        ({"model": {"d_model": 16.5}}, "d_model is 16.5; it must be a whole number"),
+        ({"schedule": {"steps": True}}, "steps is True"),
+        ({"schedule": {"warmup_steps": -1}}, "warmup_steps is -1"),
+        ({"schedule": {"final_fraction": 5}}, "final_fraction is 5.*share of the peak"),
+        ({"schedule": {"initial_fraction": math.nan}}, "initial_fraction is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"device": "tpu"}, "device is 'tpu'; known: cpu, cuda"),
+        ({"compile": "no"}, "compile is 'no'; it must be true or false"),
+        ({"evaluate": {"tokens": 0}}, "evaluate.tokens is 0"),
+        ({"checkpoint": {"keep": 0}}, "checkpoint.keep is 0"),
+        ({"checkpoint": {"every_steps": -1}}, "only when stopped"),
     ],
 )
 def test_a_bad_configuration_is_one_sentence(
