@@ -14,12 +14,13 @@ from fitting.generic import GenericProblem
 from fitting.law import Law
 from fitting.links import Floats
 from fitting.narrow import narrowed, to_least_deviations
-from fitting.newton import Solution, minimise, ridged, shared_start
+from fitting.newton import Solution, joined, minimise, ridged, shared_start
 from fitting.objective import Objective
 from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
 from fitting.prior import WithPrior, quadratic
 from fitting.runs import Runs
 from fitting.starts import SCREEN_POINTS, screen_generic, screen_power_sum
+from fitting.surface import resampled
 
 # Huber widths are approached from above: the wide one finds the basin, the narrow one the optimum.
 WIDTHS = (3e-2, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -27,6 +28,13 @@ WIDTHS = (3e-2, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
 # A floor E this far (in ln) below the smallest loss is zero for every purpose.
 FLOOR_DEPTH = 30.0
 
+
+# Resamples of at least so many points are found on a polynomial surface first (other laws than sums
+# of powers): with fewer they end too far from the fit of all points.
+SURFACE_POINTS = 1_000
+
+# A law that is no sum of powers is searched for on so many points where there are twice as many.
+SAMPLE = 1_000
 
 # Of [lanes, points] numbers at most so many at a time in one batch of cold fits.
 LANES = 1_000_000
@@ -180,6 +188,8 @@ class Engine:
     def cold(self, *, count: int = 4, seed: int = 0, weights: Floats | None = None) -> Optimum:
         """The global optimum from no start values at all. weights override the runs' own."""
         w = self.weights if weights is None else weights
+        if self.where is None:
+            return self._search(None if w is None else w[None], count, seed, 400)[0]
         theta = self.screen(count, seed, w)
         n = self.loss.size
         rows: Any = None
@@ -187,28 +197,80 @@ class Engine:
             rows = np.sort(np.random.default_rng([seed, 5]).choice(n, SCREEN_POINTS, replace=False))
         small = None if w is None else w if rows is None else w[rows]
         delta = self.objective.solver_delta
-        scale = 1.0
-        if self.objective.raw:
-            scale = float(np.median(self.loss))
-        widths = [] if np.isinf(delta) else [d * scale for d in WIDTHS if d * scale > 1.5 * delta]
-        straight = np.isinf(delta) and self.where is not None and rows is None
-        if not straight and (np.isinf(delta) or self.where is None or not widths):
+        widths = self._widths()
+        straight = np.isinf(delta) and rows is None
+        if not straight and not widths:
             theta = self._best(self._descend(np.inf, theta, small, rows, 1e-6, 30), max(count, 6))
         for d in widths:
             theta = self._descend(d, theta, small, rows, 1e-4, 20).theta
         if rows is not None:
-            thin = self._descend(delta, theta, small, rows, 1e-9, 60)
-            if self.where is None:
-                thin = self._again(thin, delta, small, rows)
-            theta = self._best(thin, 1)
+            theta = self._best(self._descend(delta, theta, small, rows, 1e-9, 60), 1)
         # squares have just been minimised, if not straight away
         damping = 1e-4 if np.isinf(delta) and not straight else 1e-1
-        # sums over very many points are not known any better
-        tol = 1e-14 if rows is None else 1e-11
-        found = self._descend(delta, theta, w, None, tol, 60, damping)
-        if self.where is None and rows is None:
-            found = self._again(found, delta, w)
+        found = self._descend(delta, theta, w, None, self._tightest(), 60, damping)
         return self._chosen(self._finished(found, w), slice(None))
+
+    def _widths(self) -> list[float]:
+        """The Huber widths on the way to the objective's own."""
+        delta = self.objective.solver_delta
+        scale = float(np.median(self.loss)) if self.objective.raw else 1.0
+        return [] if np.isinf(delta) else [d * scale for d in WIDTHS if d * scale > 1.5 * delta]
+
+    def _tightest(self) -> float:
+        """The tolerance of a cold fit: sums over very many points are not known any better."""
+        return 1e-14 if self.loss.size <= 10 * SCREEN_POINTS else 1e-11
+
+    def _search(self, weights: Floats | None, count: int, seed: int, most: int) -> list[Optimum]:
+        """Cold fits of a law that is no sum of powers, one for each row of weights [cases, n], all
+        lanes in one batch. None: one, of the points as they are. most: iterations of `_again`.
+
+        Many points are searched by a sample of them, and the starts that agree are counted there.
+        """
+        n, delta = self.loss.size, self.objective.solver_delta
+        cases = 1 if weights is None else len(weights)
+        starts = [
+            self.screen(count, seed, None if weights is None else weights[c]) for c in range(cases)
+        ]
+        theta, case = np.concatenate(starts), np.repeat(np.arange(cases), [len(s) for s in starts])
+        rows: Any = None
+        if n > 2 * SAMPLE:
+            rows = np.sort(np.random.default_rng([seed, 5]).choice(n, SAMPLE, replace=False))
+
+        def mine(case: NDArray[np.intp], rows: Any) -> Floats | None:
+            if weights is None:
+                return None
+            w = weights if rows is None else weights[:, rows]
+            return w[0] if cases == 1 else w[case]
+
+        def lowest(found: Solution, case: NDArray[np.intp], keep: int) -> NDArray[np.intp]:
+            f = np.where(np.isfinite(found.f), found.f, np.inf)
+            order = np.lexsort((f, case))
+            place = np.arange(order.size) - np.searchsorted(case[order], case[order])
+            return order[place < keep]
+
+        found = self._descend(np.inf, theta, mine(case, rows), rows, 1e-6, 30)
+        pick = lowest(found, case, max(count, 6))
+        theta, case = found.theta[pick], case[pick]
+        for d in self._widths():
+            theta = self._descend(d, theta, mine(case, rows), rows, 1e-4, 20).theta
+        damping = 1e-4 if np.isinf(delta) else 1e-1  # squares have just been minimised
+        tol = 1e-9 if rows is not None else self._tightest()
+        found = self._descend(delta, theta, mine(case, rows), rows, tol, 60, damping)
+        aside = self._again(found, case)
+        if len(aside[1]):
+            again = self._descend(delta, aside[0], mine(aside[1], rows), rows, 1e-14, most)
+            found, case = joined(found, again), np.concatenate([case, aside[1]])
+        if rows is None:
+            found = self._finished(found, mine(case, rows))
+            return [self._chosen(found, np.flatnonzero(case == c)) for c in range(cases)]
+        sampled = [self._chosen(found, np.flatnonzero(case == c)) for c in range(cases)]
+        theta, case = np.stack([one.theta for one in sampled]), np.arange(cases)
+        found = self._descend(delta, theta, mine(case, None), None, self._tightest(), 60, damping)
+        found = self._finished(found, mine(case, None))
+        return [
+            replace(self._chosen(found, case[c : c + 1]), starts=one.starts, agree=one.agree)
+            for c, one in enumerate(sampled)
+        ]
 
     def cold_many(
         self,
@@ -221,8 +283,8 @@ class Engine:
         """As many global fits as weights or losses [B, n] have rows, all of them in one batch.
 
         weights override the runs' own (0: not among the runs of this fit), losses those of the
-        runs; either may be left out. What `cold` finds one by one, at a fraction of its time where
-        the law is a sum of powers; other laws are fitted one by one.
+        runs; either may be left out. What `cold` finds one by one, at a fraction of its time; laws
+        that are no sums of powers are less patient with valleys, and fitted to losses one by one.
         """
         n = self.loss.size
         cases = len(weights) if weights is not None else 1 if losses is None else len(losses)
@@ -230,6 +292,8 @@ class Engine:
         w = np.broadcast_to(own, (cases, n)) if weights is None else weights
         loss = np.broadcast_to(self.loss, (cases, n)) if losses is None else losses
         delta = self.objective.solver_delta
+        if self.where is None and losses is None:
+            return self._search(np.asarray(w, dtype=float), count, seed, 60)
         if self.where is None or n > SCREEN_POINTS or self._prior() is not None:
             return [
                 replace(self, loss=np.array(loss[b])).cold(count=count, seed=seed, weights=w[b])
@@ -265,7 +329,7 @@ class Engine:
             out += [self._chosen(found, slice(i, i + count)) for i in range(0, len(theta), count)]
         return out
 
-    def _chosen(self, found: Solution, lanes: slice) -> Optimum:
+    def _chosen(self, found: Solution, lanes: slice | NDArray[np.intp]) -> Optimum:
         """The best of some lanes, and how many of them agree with it."""
         f = np.where(np.isfinite(found.f[lanes]), found.f[lanes], np.inf)
         best = int(np.argmin(f))
@@ -284,45 +348,37 @@ class Engine:
             found.iterations,
         )
 
-    def _again(
-        self, found: Solution, delta: float, weights: Floats | None, rows: Any = None
-    ) -> Solution:
-        """Descend once more from the best point, with its own metric, and from beside it.
+    def _again(self, found: Solution, case: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
+        """From where to descend once more [m, p], and of which case: from the best point of each,
+        with its own metric, and from beside it.
 
         A generic law may creep along a valley under the metric of a far start; and a Huber
         objective has neighbouring minima along its softest directions (182 runs of Muennighoff et
         al.: R_D = 47 and 95), which all starts may miss alike. The steps aside are those that the
         local quadratic thinks would cost 1% of the objective.
         """
-        best = int(np.argmin(np.where(np.isfinite(found.f), found.f, np.inf)))
-        theta, f, h = found.theta[best], float(found.f[best]), found.hessian[best]
-        if not np.isfinite(f) or (np.isinf(delta) and found.converged[best]):
-            return found
-        starts = [theta]
-        scale = np.sqrt(np.abs(np.diag(h)))
-        if not np.isinf(delta) and np.isfinite(h).all() and (scale > 0).all():
-            value, vector = np.linalg.eigh(h / np.outer(scale, scale))
-            for j in range(min(2, theta.size)):
-                if value[j] > 0:
-                    aside = vector[:, j] / scale * np.sqrt(0.02 * f / value[j])
-                    aside /= max(1.0, float(np.abs(aside).max()) / 2.0)
-                    starts += [theta + aside, theta - aside]
-        again = self._descend(
-            delta, np.clip(np.array(starts), self.lower, self.upper), weights, rows, 1e-14, 400
-        )
-
-        def both(name: str) -> Any:
-            return np.concatenate([getattr(found, name), getattr(again, name)])
-
-        return Solution(
-            theta=both("theta"),
-            f=both("f"),
-            gradient=both("gradient"),
-            hessian=both("hessian"),
-            converged=both("converged"),
-            decrement=both("decrement"),
-            iterations=found.iterations + again.iterations,
-        )
+        delta = self.objective.solver_delta
+        starts, cases = [], []
+        for c in np.unique(case):
+            lanes = np.flatnonzero(case == c)
+            f = np.where(np.isfinite(found.f[lanes]), found.f[lanes], np.inf)
+            best = lanes[int(np.argmin(f))]
+            theta, least, h = found.theta[best], float(found.f[best]), found.hessian[best]
+            if not np.isfinite(least) or (np.isinf(delta) and found.converged[best]):
+                continue
+            mine = [theta]
+            scale = np.sqrt(np.abs(np.diag(h)))
+            if not np.isinf(delta) and np.isfinite(h).all() and (scale > 0).all():
+                value, vector = np.linalg.eigh(h / np.outer(scale, scale))
+                for j in range(min(2, theta.size)):
+                    if value[j] > 0:
+                        aside = vector[:, j] / scale * np.sqrt(0.02 * least / value[j])
+                        aside /= max(1.0, float(np.abs(aside).max()) / 2.0)
+                        mine += [theta + aside, theta - aside]
+            starts += mine
+            cases += [c] * len(mine)
+        points = np.array(starts).reshape(-1, len(self.lower))
+        return np.clip(points, self.lower, self.upper), np.array(cases, dtype=np.intp)
 
     @staticmethod
     def _best(found: Solution, count: int) -> Floats:
@@ -370,18 +426,21 @@ class Engine:
         if least:
             found = self._narrowed(start, w, tol, most, 0.25)
         else:
-            found = minimise(
-                problem,
-                start,
-                w,
-                lower=self.lower,
-                upper=self.upper,
-                metric=ridged(problem.metric(start[:1], self.weights)[0]),
-                tol=tol,
-                max_iterations=most,
-                scales=self._scales(start),
-                first=shared_start(problem, theta, w) if theta.ndim == 1 and small else None,
-            )
+            if theta.ndim == 1 or self.where is not None:
+                metric = ridged(problem.metric(start[:1], self.weights)[0])
+            else:
+                metric = ridged(problem.metric(start, w))
+            first = shared_start(problem, theta, w) if theta.ndim == 1 and small else None
+            if first is not None and self.where is None and self.loss.size >= SURFACE_POINTS:
+                found = resampled(
+                    problem, theta, w, first, lower=self.lower, upper=self.upper, metric=metric,
+                    tol=tol, most=most,
+                )  # fmt: skip
+            else:
+                found = minimise(
+                    problem, start, w, lower=self.lower, upper=self.upper, metric=metric, tol=tol,
+                    max_iterations=most, scales=self._scales(start), first=first,
+                )  # fmt: skip
         lost = np.flatnonzero(~found.converged)
         if (persist or least) and lost.size and not np.isinf(self.objective.solver_delta):
             again = self._narrowed(start[lost], w[lost], tol, 2 * most, 0.5)

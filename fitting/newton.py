@@ -74,6 +74,15 @@ class Solution:
     iterations: int
 
 
+def joined(one: Solution, other: Solution) -> Solution:
+    """The lanes of both."""
+    each = {
+        name: np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("theta", "f", "gradient", "hessian", "converged", "decrement")
+    }
+    return Solution(**each, iterations=one.iterations + other.iterations)
+
+
 def blocks(lanes: int, points: int) -> list[tuple[slice, slice]]:
     """(lane slice, point slice) pairs that cover lanes x points in cache-sized pieces."""
     rows = min(points, BLOCK)
