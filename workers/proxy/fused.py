@@ -117,12 +117,19 @@ def hidden_from(queries: int, dtype: torch.dtype) -> Tensor:
     return torch.full((queries, queries), float("-inf"), dtype=dtype).triu_(1)
 
 
+@functools.lru_cache(maxsize=8)
+def softening(head_dim: int, dtype: torch.dtype) -> Tensor:
+    """(2, 1, 1): what queries, and keys, are multiplied with before their products."""
+    return torch.tensor([head_dim**-0.5, 1.0], dtype=dtype).view(2, 1, 1)
+
+
 class _Attend(Function):
     """x + scale * out @ attention(rms_norm(x)); model.Attention and the sum around it.
 
-    Of a block of queries, with weights p = softmax(alpha q^T k) over the keys until its end and
-    y = v p^T:  g_v = g_y p,  g_p = g_y^T v,  g_s = p (g_p - sum(p g_p)),  g_q = alpha k g_s^T,
-    g_k = alpha q g_s. Queries, keys, values are (sequences * heads, head_dim, length).
+    Of a block of queries, with weights p = softmax(q^T k) over the keys until its end and
+    y = v p^T:  g_v = g_y p,  g_p = g_y^T v,  g_s = p (g_p - sum(p g_p)),  g_q = k g_s^T,
+    g_k = q g_s. Queries, keys, values are (sequences * heads, head_dim, length). The
+    1 / sqrt(head_dim) of attention is multiplied into the gain of the queries.
 
     Of the norm of queries and keys with its gains, w = gain * n, and w' what `turn_back` gives:
     g_gain = sum(w' n) and g_x = r (w' gain - n mean(w' gain n)).
@@ -144,7 +151,8 @@ class _Attend(Function):
         head_dim = gain.shape[-1]
         heads, sequences = width // head_dim, positions // length
         split = heads, head_dim, sequences, length
-        gain, cos, sin = gain.view(2, 1, head_dim, 1, 1), cos.unsqueeze(1), sin.unsqueeze(1)
+        gain = (gain * softening(head_dim, gain.dtype)).view(2, 1, head_dim, 1, 1)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         n, r = normalise(x)
         qkv = qkv_weight @ n
         n_qk, r_qk = normalise(qkv[: 2 * width], groups=2 * heads)
@@ -158,7 +166,7 @@ class _Attend(Function):
         weights = []
         for begin in range(0, length, QUERIES):
             end = min(begin + QUERIES, length)
-            scores = product(q[..., begin:end].mT, k[..., :end], head_dim**-0.5)
+            scores = torch.bmm(q[..., begin:end].mT, k[..., :end])
             scores[..., begin:].add_(hidden_from(end - begin, x.dtype))
             weights.append(torch._softmax(scores, -1, False))
             mixed = torch.bmm(v[..., :end], weights[-1].mT)
@@ -183,20 +191,19 @@ class _Attend(Function):
         g_y = g_y.permute(2, 0, 1, 3).reshape(sequences * heads, head_dim, length)
         g_by_head = torch.empty_like(by_head)
         g_q, g_k, g_v = g_by_head.flatten(1, 2).unbind()
-        alpha = head_dim**-0.5
         for i, p in reversed(list(enumerate(weights))):  # the first that is seen meets all keys
             end = p.shape[-1]
             part = slice(i * QUERIES, end)
             g_y_part = g_y[..., part]
             g_p = torch.bmm(g_y_part.mT, v[..., :end])
             g_s = torch._softmax_backward_data(g_p, p, -1, p.dtype)
-            g_q[..., part] = product(k[..., :end], g_s.mT, alpha)
+            g_q[..., part] = torch.bmm(k[..., :end], g_s.mT)
             if end == length:
                 torch.bmm(g_y_part, p, out=g_v)
-                product(q[..., part], g_s, alpha, out=g_k)
+                torch.bmm(q[..., part], g_s, out=g_k)
             else:
                 g_v[..., :end] += torch.bmm(g_y_part, p)
-                g_k[..., :end] += product(q[..., part], g_s, alpha)
+                g_k[..., :end] += torch.bmm(q[..., part], g_s)
 
         g_by_position = g_by_head.permute(0, 2, 3, 1, 4)
         width = len(n)
@@ -206,6 +213,7 @@ class _Attend(Function):
         turn_back(g_by_position[:2], cos, sin, out=g_qk.view(2, *split))
         along = g_qk * n_qk
         g_gain = along.view(2, heads, head_dim, positions).sum((1, 3)).unsqueeze(1)
+        g_gain *= softening(head_dim, g_gain.dtype)
         rows = gain.expand(2, heads, head_dim, 1, 1).reshape(-1)  # of queries, then keys
         along = (averaging(2 * heads, 2 * width, n.dtype) * rows) @ along
         by_group = g_qk.view(2 * heads, head_dim, positions)
@@ -300,11 +308,11 @@ class _Head(Function):
         return g_x, g_weight, None, None
 
 
-def product(a: Tensor, b: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
-    """alpha a @ b, for matrices or stacks of them, without a second pass over the result."""
-    ignored = a.new_empty(1, 1) if a.dim() == 2 else a.new_empty(1, 1, 1)
-    add = torch.addmm if a.dim() == 2 else torch.baddbmm
-    return add(ignored, a, b, beta=0, alpha=alpha, out=out)
+def product(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """alpha a @ b, without a second pass over the result."""
+    if alpha == 1.0:
+        return torch.mm(a, b)
+    return torch.addmm(a.new_empty(1, 1), a, b, beta=0, alpha=alpha)
 
 
 def embed(embedding: Tensor, ids: Tensor) -> Tensor:
