@@ -92,6 +92,7 @@ def test_a_killed_worker_s_run_goes_on_on_another_gpu(
         "threads": 1,
         "evaluate": {"tokens": 16384},
     }
+    lab.hold(2 * every)  # that it trains still when its worker is killed
     run_id = lab.submit("gpu", config)
     with ExitStack() as stack:
         both = [worker.ready() for worker in list(workers(lab, stack, gpus))]
@@ -100,9 +101,11 @@ def test_a_killed_worker_s_run_goes_on_on_another_gpu(
         assert seen(victim.trainers) == [one(gpus, both.index(victim))]
         orphan = next(each for each in victim.trainers if is_trainer(each))
         victim.send(signal.SIGKILL)
-        orphan.wait(10)  # it dies with its worker, and its CUDA context with it
+        orphan.wait(60)  # it dies with its worker, and its CUDA context with it
+        lab.hold(2 * every + 1)
         lab.wait(run_id, lambda run: run.attempt == 2 and run.step > 2 * every, 300)
         assert seen(heir.trainers) == [one(gpus, both.index(heir))]
+        lab.release()
         run = lab.wait_ended(run_id, 300)
         (begun,) = [line for line in heir.log if line["event"] == "run started"]
 
