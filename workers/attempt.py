@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.storage import checkpoints, recording, runs
 from app.storage import queue as queue_storage
 from app.storage.checkpoints import Checkpoint
+from app.storage.engine import end_if_silent
 from app.storage.runs import Run
 from workers.lifecycle import Close, Event, Phase, Policy, started, unstarted
 from workers.recorder import Recorder, Spool, store_close
@@ -93,6 +94,7 @@ def train(station: Station, run_id: int) -> str:
     """
     lease_seconds = station.settings.worker_timeout_seconds
     with station.engine.begin() as connection:
+        end_if_silent(connection, lease_seconds)  # or whoever claims it next waits for us
         with connection.begin_nested() as attempted:
             taken = claim(connection, run_id, station.name, lease_seconds)
             wanted = 0 if taken is None else gpus_wanted(taken.run.config)

@@ -1,6 +1,6 @@
 """From settings to an engine. The transaction belongs to the edge: `with engine.begin() as c:`."""
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, text
 
 from app.settings import Settings
 from app.storage import embedded
@@ -37,3 +37,12 @@ def make_engine(settings: Settings, *, application_name: str = "scalewright") ->
             **KEEPALIVE,
         },
     )
+
+
+def end_if_silent(connection: Connection, seconds: float) -> None:
+    """Have Postgres end this session, and its locks, if we freeze inside this very transaction.
+
+    Does not look inside a COPY. Without it Postgres waits for hours for a machine that is gone.
+    """
+    statement = "select set_config('idle_in_transaction_session_timeout', :milliseconds, true)"
+    connection.execute(text(statement), {"milliseconds": str(round(1000 * seconds))})

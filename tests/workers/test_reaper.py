@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from app.storage import projects, queue, reaping, recording, runs
-from app.storage.engine import make_engine
+from app.storage.engine import end_if_silent, make_engine
 from app.storage.runs import NewRun
 from workers.lifecycle import ContactLost, LeaseLost
 from workers.reaper import Reaper
@@ -298,6 +298,14 @@ def test_a_run_does_not_wait_for_the_transaction_of_a_frozen_worker(
         assert until(hasty.tick).expired == (run_id,)
     with engine.connect() as connection:  # what it had not committed is not there
         assert connection.scalar(text("select count(*) from curve_points")) == 0
+
+
+def test_nobody_waits_for_a_worker_that_froze_while_it_claimed(engine, project, frozen):
+    run_id = run_of(engine, project)
+    end_if_silent(frozen, 0.4)
+    with frozen.begin_nested():
+        assert recording.claim_run(frozen, run_id, "frozen") == 1
+    assert claim(engine, run_id, 0) == 1  # it waits for the lock, and gets it
 
 
 def test_nobody_waits_for_a_reaper_that_froze(engine, project, hasty, frozen):
