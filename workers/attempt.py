@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 TRAINER = (sys.executable, "-m", "workers.proxy.train")
 LAUNCHER = (sys.executable, "-m", "workers.proxy.launch")  # of a run in several processes
+ALL = 10**9  # more checkpoints than a run writes, and a number that the trainer takes
 JOIN_SECONDS = 5.0
 LARGER_SECONDS = 10.0  # until a run that is too large for one worker is offered again
 HOME = Path(__file__).resolve().parent.parent  # where `-m workers.proxy.train` is found
@@ -256,9 +257,10 @@ def kept(config: Mapping[str, Any]) -> int:
 def left_to_the_shelf(config: Mapping[str, Any]) -> dict[str, Any]:
     """As `config`, but that the trainer removes none of its checkpoints; a wrong one as it is."""
     wanted = config.get("checkpoint", {})
-    if not isinstance(wanted, Mapping) or not isinstance(wanted.get("keep", KEEP), int):
+    keep = wanted.get("keep", KEEP) if isinstance(wanted, Mapping) else None
+    if not isinstance(keep, int) or keep < 1:
         return dict(config)
-    return {**config, "checkpoint": {**wanted, "keep": sys.maxsize}}
+    return {**config, "checkpoint": {**wanted, "keep": ALL}}
 
 
 def remover(store: Store | None) -> Callable[[str], None]:

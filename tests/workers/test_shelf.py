@@ -11,8 +11,9 @@ from sqlalchemy import text
 
 from app.storage import checkpoints, projects, recording, runs
 from app.storage.runs import NewRun
-from workers.attempt import drop_resume_files, kept, newest_whole, remover
+from workers.attempt import drop_resume_files, kept, left_to_the_shelf, newest_whole, remover
 from workers.lifecycle import Recorded
+from workers.proxy.config import CheckpointConfig
 from workers.recorder import Recorder
 from workers.shelf import Shelf
 from workers.store import FsspecStore
@@ -116,6 +117,18 @@ def test_what_cannot_be_removed_stops_nothing(tmp_path):
 )  # fmt: skip
 def test_a_configuration_says_how_many_stay(config, keep):
     assert kept(config) == keep
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"keep": 3}, {"every_steps": 50, "keep": 1}])
+def test_the_trainer_takes_what_keeps_it_from_removing(checkpoint):
+    asked = left_to_the_shelf({"checkpoint": checkpoint})["checkpoint"]
+    assert CheckpointConfig(**asked).keep > 1e8
+    assert {**asked, "keep": 0} == {**checkpoint, "keep": 0}
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": "x"}, [1], None, 5])
+def test_the_trainer_is_left_to_refuse_what_is_wrong(wrong):
+    assert left_to_the_shelf({"checkpoint": wrong}) == {"checkpoint": wrong}
 
 
 def test_of_a_finished_run_no_half_written_checkpoint_stays(tmp_path):
