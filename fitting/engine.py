@@ -5,7 +5,7 @@ four functions either way: `cold`, `warm`, `values`, `theta`.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,24 @@ SURFACE_POINTS = 1_000
 
 # A law that is no sum of powers is searched for on so many points where there are twice as many.
 SAMPLE = 1_000
+
+
+class Pace(NamedTuple):
+    """How long a law that is no sum of powers is searched for: iterations of each stage, the lanes
+    that go on after squares, and how many of the wide Huber widths are skipped."""
+
+    squares: int
+    kept: int
+    skipped: int
+    widths: int
+    narrow: int
+    again: int
+
+
+# For a fit that is kept; and for those that only judge a law by what they forecast. What has an
+# optimum arrives either way: a law that only creeps along a valley stops earlier.
+PATIENT = Pace(30, 6, 0, 20, 60, 400)
+BRISK = Pace(12, 4, 1, 12, 40, 30)
 
 # Of [lanes, points] numbers at most so many at a time in one batch of cold fits.
 LANES = 1_000_000
@@ -189,7 +207,7 @@ class Engine:
         """The global optimum from no start values at all. weights override the runs' own."""
         w = self.weights if weights is None else weights
         if self.where is None:
-            return self._search(None if w is None else w[None], count, seed, 400)[0]
+            return self._search(None if w is None else w[None], count, seed, PATIENT)[0]
         theta = self.screen(count, seed, w)
         n = self.loss.size
         rows: Any = None
@@ -220,9 +238,9 @@ class Engine:
         """The tolerance of a cold fit: sums over very many points are not known any better."""
         return 1e-14 if self.loss.size <= 10 * SCREEN_POINTS else 1e-11
 
-    def _search(self, weights: Floats | None, count: int, seed: int, most: int) -> list[Optimum]:
+    def _search(self, weights: Floats | None, count: int, seed: int, pace: Pace) -> list[Optimum]:
         """Cold fits of a law that is no sum of powers, one for each row of weights [cases, n], all
-        lanes in one batch. None: one, of the points as they are. most: iterations of `_again`.
+        lanes in one batch. None: one, of the points as they are.
 
         Many points are searched by a sample of them, and the starts that agree are counted there.
         """
@@ -248,24 +266,25 @@ class Engine:
             place = np.arange(order.size) - np.searchsorted(case[order], case[order])
             return order[place < keep]
 
-        found = self._descend(np.inf, theta, mine(case, rows), rows, 1e-6, 30)
-        pick = lowest(found, case, max(count, 6))
+        found = self._descend(np.inf, theta, mine(case, rows), rows, 1e-6, pace.squares)
+        pick = lowest(found, case, max(count, pace.kept))
         theta, case = found.theta[pick], case[pick]
-        for d in self._widths():
-            theta = self._descend(d, theta, mine(case, rows), rows, 1e-4, 20).theta
+        for d in self._widths()[pace.skipped :]:
+            theta = self._descend(d, theta, mine(case, rows), rows, 1e-4, pace.widths).theta
         damping = 1e-4 if np.isinf(delta) else 1e-1  # squares have just been minimised
         tol = 1e-9 if rows is not None else self._tightest()
-        found = self._descend(delta, theta, mine(case, rows), rows, tol, 60, damping)
+        found = self._descend(delta, theta, mine(case, rows), rows, tol, pace.narrow, damping)
         aside = self._again(found, case)
         if len(aside[1]):
-            again = self._descend(delta, aside[0], mine(aside[1], rows), rows, 1e-14, most)
+            again = self._descend(delta, aside[0], mine(aside[1], rows), rows, 1e-14, pace.again)
             found, case = joined(found, again), np.concatenate([case, aside[1]])
         if rows is None:
             found = self._finished(found, mine(case, rows))
             return [self._chosen(found, np.flatnonzero(case == c)) for c in range(cases)]
         sampled = [self._chosen(found, np.flatnonzero(case == c)) for c in range(cases)]
         theta, case = np.stack([one.theta for one in sampled]), np.arange(cases)
-        found = self._descend(delta, theta, mine(case, None), None, self._tightest(), 60, damping)
+        tol, most = self._tightest(), pace.narrow
+        found = self._descend(delta, theta, mine(case, None), None, tol, most, damping)
         found = self._finished(found, mine(case, None))
         return [
             replace(self._chosen(found, case[c : c + 1]), starts=one.starts, agree=one.agree)
@@ -293,7 +312,7 @@ class Engine:
         loss = np.broadcast_to(self.loss, (cases, n)) if losses is None else losses
         delta = self.objective.solver_delta
         if self.where is None and losses is None:
-            return self._search(np.asarray(w, dtype=float), count, seed, 60)
+            return self._search(np.asarray(w, dtype=float), count, seed, BRISK)
         if self.where is None or n > SCREEN_POINTS or self._prior() is not None:
             return [
                 replace(self, loss=np.array(loss[b])).cold(count=count, seed=seed, weights=w[b])

@@ -16,9 +16,6 @@ from fitting import Runs
 from fitting.compare import Comparison
 from fitting.compare import compare as judge
 
-# Every law is fitted at every cut: what takes a fit a second takes this a minute.
-MAX_POINTS = 5_000
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -58,12 +55,6 @@ def compare(
         runs, run_ids, left_out = selected.runs, selected.run_ids, selected.left_out
     else:
         runs, run_ids, left_out = fits.runs_of_points(None, request), [], []
-    if len(runs) > MAX_POINTS:
-        raise ServiceError(
-            "too_large",
-            f"{len(runs)} points are more than {MAX_POINTS}.",
-            "Compare the laws on fewer of them: one point a run is enough.",
-        )
     known = set(runs.inputs) | ({"C"} if runs.compute() is not None else set())
     chosen = (
         [law for law in fitting.LAWS.values() if set(law.input_names) <= known]

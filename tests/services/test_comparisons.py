@@ -97,10 +97,22 @@ def test_recipes_are_not_mixed(connection: Connection) -> None:
 
 
 def test_too_many_points_and_no_law_are_refused(connection: Connection) -> None:
-    many = np.linspace(1e7, 1e9, comparisons.MAX_POINTS + 1).tolist()
+    many = np.linspace(1e7, 1e9, fits.MAX_POINTS + 1).tolist()
     with pytest.raises(ServiceError, match="more than"):
         comparisons.compare(
             connection, FitRequest(law="auto", inputs={"N": many, "D": many}, loss=many)
         )
     with pytest.raises(ServiceError, match="No law"):
         comparisons.compare(connection, FitRequest(law="auto", inputs={"x": [1.0]}, loss=[2.0]))
+
+
+def test_many_points_are_judged_by_some_of_them(connection: Connection) -> None:
+    rng = np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(7, 9.5, 6000), 10 ** rng.uniform(8.5, 10.5, 6000)
+    loss = (1.69 + 406.4 * N**-0.34 + 410.7 * D**-0.28) * np.exp(0.003 * rng.standard_normal(6000))
+    asked = FitRequest(law="auto", inputs={"N": N.tolist(), "D": D.tolist()}, loss=loss.tolist())
+    found = comparisons.compare(connection, asked, ["chinchilla", "kaplan_size", "henighan_data"])
+    assert found.best == "chinchilla" and found.comparison.ranked[0].error < 0.0035
+    document = found.to_dict()
+    assert document["n_points"] == 6000
+    assert {one["trained"] + one["predicted"] for one in document["held_out"]} == {500}
