@@ -50,9 +50,11 @@ class Pace(NamedTuple):
 
 
 # For a fit that is kept; and for those that only judge a law by what they forecast. What has an
-# optimum arrives either way: a law that only creeps along a valley stops earlier.
+# optimum arrives either way: a law of many parameters that creeps along a valley stops earlier.
 PATIENT = Pace(30, 6, 0, 20, 60, 400)
 BRISK = Pace(12, 4, 1, 12, 40, 30)
+BRISK_TO_THE_END = BRISK._replace(again=PATIENT.again)
+MANY_PARAMS = 5
 
 # Of [lanes, points] numbers at most so many at a time in one batch of cold fits.
 LANES = 1_000_000
@@ -312,7 +314,8 @@ class Engine:
         loss = np.broadcast_to(self.loss, (cases, n)) if losses is None else losses
         delta = self.objective.solver_delta
         if self.where is None and losses is None:
-            return self._search(np.asarray(w, dtype=float), count, seed, BRISK)
+            pace = BRISK if len(self.lower) > MANY_PARAMS else BRISK_TO_THE_END
+            return self._search(np.asarray(w, dtype=float), count, seed, pace)
         if self.where is None or n > SCREEN_POINTS or self._prior() is not None:
             return [
                 replace(self, loss=np.array(loss[b])).cold(count=count, seed=seed, weights=w[b])
