@@ -84,6 +84,7 @@ LAW = CurveLaw(
     params=(L0, A, ALPHA, Param("C", "loss removed per unit of annealing S2", (0.01, 10.0), LOG)),
     features=features,
     formula=formula,
+    pointwise=True,
     linear=("L0", "A", "C"),
     starts=tuple({"alpha": x} for x in (0.1, 0.25, 0.4, 0.55, 0.8, 1.2)),
     options={"momentum": MOMENTUM},
@@ -103,6 +104,7 @@ LAW_N = CurveLaw(
     ),
     features=features,
     formula=sized,
+    pointwise=True,
     linear=("L0", "A", "B", "C"),
     starts=tuple(
         {"alpha": x, "beta": y, "gamma": 0.05} for x in (0.25, 0.5, 0.8) for y in (0.15, 0.3, 0.5)

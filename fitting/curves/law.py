@@ -42,6 +42,9 @@ class CurveLaw:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_size: bool = False
     signed: tuple[str, ...] = ()  # linear parameters that may be negative
+    pointwise: bool = (
+        False  # features are one number a point: those of several curves may be joined
+    )
 
     @property
     def param_names(self) -> tuple[str, ...]:

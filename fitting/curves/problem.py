@@ -78,6 +78,17 @@ class CurveProblem:
             log, np.minimum(walls[:, 1], 40.0), walls[:, 1]
         )
 
+    @cached_property
+    def together(self) -> tuple[Features, ...]:
+        """The features, in one piece where the law allows: a call a curve costs more than its
+        numbers do."""
+        if not self.law.pointwise or any(
+            one.keys() != self.features[0].keys() for one in self.features
+        ):
+            return self.features
+        joined = {k: np.concatenate([one[k] for one in self.features]) for k in self.features[0]}
+        return (joined,)
+
     def line(self, values: Floats) -> Floats:
         """The law's parameters [..., p] -> solver coordinates, inside the walls."""
         found = np.stack(
@@ -94,7 +105,7 @@ class CurveProblem:
     def model(self, theta: Floats) -> tuple[Floats, Floats]:
         """Loss [B, n] and its slopes on the line [B, p, n]."""
         values = self.values(theta)
-        parts = [self.law.formula(values, one) for one in self.features]
+        parts = [self.law.formula(values, one) for one in self.together]
         loss = np.concatenate([y for y, _ in parts], axis=1)
         slopes = np.concatenate([j for _, j in parts], axis=2)
         for j, param in enumerate(self.law.params):
