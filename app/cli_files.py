@@ -301,6 +301,8 @@ def compare(
         print_json(found.to_dict())
         return
     cuts = ", ".join(f"{small} -> {large}" for small, large in found.held_out)
+    if found.drawn_from is not None:
+        cuts += f", drawn at random from {found.drawn_from}"
     table = new_table(
         "Laws by their forecasts",
         "law",

@@ -60,11 +60,13 @@ class Ranked:
 @dataclass(frozen=True)
 class Comparison:
     """ranked: best first. skipped: {law: why it could not be judged}. held_out: for each cut,
-    how many points were trained on and predicted."""
+    how many points were trained on and predicted. drawn_from: how many points those were drawn
+    from at random; None where all of them judge."""
 
     ranked: tuple[Ranked, ...]
     skipped: Mapping[str, str]
     held_out: tuple[tuple[int, int], ...]
+    drawn_from: int | None = None
 
     def best(self, inputs: Collection[str]) -> str:
         """The law that `auto` takes for runs with these inputs: the first in the ranking that can
@@ -80,6 +82,7 @@ class Comparison:
             "ranked": [dict(vars(one)) for one in self.ranked],
             "skipped": [{"law": law, "reason": why} for law, why in self.skipped.items()],
             "held_out": [{"trained": a, "predicted": b} for a, b in self.held_out],
+            "drawn_from": self.drawn_from,
         }
 
 
@@ -98,9 +101,10 @@ def compare(
     with the reason. Raises FittingError where none can be judged.
     """
     used = runs.unmasked().with_compute()
-    if len(used) > JUDGED:
-        rows = np.random.default_rng([seed, 23]).choice(len(used), JUDGED, replace=False)
-        used = used.select(np.isin(np.arange(len(used)), rows))
+    drawn_from = len(used) if len(used) > JUDGED else None
+    if drawn_from is not None:
+        rows = np.random.default_rng([seed, 23]).choice(drawn_from, JUDGED, replace=False)
+        used = used.select(np.isin(np.arange(drawn_from), rows))
     splits = splits_of(used, cuts)
     ranked: list[Ranked] = []
     skipped: dict[str, str] = {}
@@ -125,7 +129,7 @@ def compare(
     weighed = [
         replace(one, weight=float(w)) for one, w in zip(ranked, share / share.sum(), strict=True)
     ]
-    return Comparison(tuple(weighed), skipped, sizes)
+    return Comparison(tuple(weighed), skipped, sizes, drawn_from)
 
 
 def blend(logs: Floats, weights: Floats) -> Floats:

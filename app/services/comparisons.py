@@ -80,6 +80,6 @@ def create_fit(connection: Connection, request: FitRequest) -> StoredFit:
     document = {
         name: part
         for name, part in found.to_dict().items()
-        if name in ("ranked", "skipped", "held_out")
+        if name in ("ranked", "skipped", "held_out", "drawn_from")
     }
     return fits.create(connection, request, chosen=found.best, more={"compared": document})

@@ -21,6 +21,7 @@ def test_laws_are_ranked_on_runs_and_on_points(client: TestClient, ladder: dict[
     assert found["ranked"][-1]["law"] == "kaplan_size"
     assert [one["law"] for one in found["skipped"]] == ["data_constrained"]
     assert found["run_ids"] == ladder["imported"]["run_ids"] and found["n_points"] == 24
+    assert found["drawn_from"] is None  # all of them judge
     by_points = client.post("/v1/compare", json={"points": ladder["rows"], "laws": LAWS}).json()
     assert [one["law"] for one in by_points["ranked"]] == [one["law"] for one in found["ranked"]]
     assert [one["score"] for one in by_points["ranked"]] == pytest.approx(scores, rel=1e-9)

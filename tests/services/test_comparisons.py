@@ -114,5 +114,5 @@ def test_many_points_are_judged_by_some_of_them(connection: Connection) -> None:
     found = comparisons.compare(connection, asked, ["chinchilla", "kaplan_size", "henighan_data"])
     assert found.best == "chinchilla" and found.comparison.ranked[0].error < 0.0035
     document = found.to_dict()
-    assert document["n_points"] == 6000
+    assert document["n_points"] == document["drawn_from"] == 6000
     assert {one["trained"] + one["predicted"] for one in document["held_out"]} == {500}

@@ -212,6 +212,9 @@ class CompareOut(Answer):
     ranked: list[RankedOut] = Field(description="Best first.")
     skipped: list[SkippedOut]
     held_out: list[HeldOutOut]
+    drawn_from: int | None = Field(
+        description="Points that those of `held_out` were drawn from at random; null: all judge."
+    )
     n_points: int
     digest: str
     n_convention: str
