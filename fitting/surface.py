@@ -32,7 +32,7 @@ PLACES = 1.5
 # Resamples a parameter that go ahead and say where the others end; the places lie this many times
 # as far out. There the polynomials must be true to this share of Huber's width, root mean square,
 # or of .01 for squares.
-PILOTS = 6
+PILOTS = 4
 BEYOND = 1.3
 TRUE = 0.03
 
