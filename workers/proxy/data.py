@@ -7,6 +7,7 @@ and a run that repeats see the same text in the same order without a cursor to s
 
 import json
 import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from workers.proxy.config import ConfigError, Source
 
 BLOCK = 1024  # sequences in which a mixture keeps its proportions exactly
+AHEAD = 8  # steps that a batch is asked of the disk before it is read
 
 
 class Split:
@@ -33,6 +35,7 @@ class Split:
         dtype = np.dtype(manifest["dtype"])
         listed = [shard for shard in manifest["shards"] if shard["split"] == split]
         self._shards: list[NDArray[Any]] = []
+        self._maps: list[mmap.mmap] = []
         for shard in listed:
             array = np.memmap(folder / shard["file"], dtype=dtype, mode="r")
             if len(array) != shard["tokens"]:
@@ -41,6 +44,8 @@ class Split:
                     f"{shard['tokens']}: build the corpus again"
                 )
             self._shards.append(np.asarray(array))  # still mapped; a memmap's slices are slow
+            assert isinstance(array.base, mmap.mmap)
+            self._maps.append(array.base)
         self.tokens = sum(len(shard) for shard in self._shards)
         windows = [max(0, len(shard) - 1) // seq_len for shard in self._shards]
         self._first = np.concatenate(([0], np.cumsum(windows))).astype(np.int64)
@@ -53,9 +58,24 @@ class Split:
 
     def window(self, index: int) -> NDArray[np.int64]:
         """`seq_len` + 1 tokens: inputs are all but the last, targets all but the first."""
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        start = (index - int(self._first[shard])) * self.seq_len
+        shard, start = self._place(index)
         return self._shards[shard][start : start + self.seq_len + 1].astype(np.int64)
+
+    def expect(self, index: int) -> None:
+        """Have the system read a window's pages from the disk, if it has not yet; returns at
+        once."""
+        if not hasattr(mmap, "MADV_WILLNEED"):  # as on Windows
+            return
+        shard, start = self._place(index)
+        size = self._shards[shard].itemsize
+        begin = start * size // mmap.PAGESIZE * mmap.PAGESIZE
+        end = (start + self.seq_len + 1) * size
+        self._maps[shard].madvise(mmap.MADV_WILLNEED, begin, end - begin)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of a window, and its first token there."""
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        return shard, (index - int(self._first[shard])) * self.seq_len
 
 
 class Corpus:
@@ -99,12 +119,21 @@ class Batches:
         self._quota = quotas(weights)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._block: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._expected: dict[range, list[tuple[Split, int]]] = {}
 
     def batch(self, step: int, share: slice = slice(None)) -> NDArray[np.int64]:
         """Token ids (batch_sequences, seq_len + 1) of 1-based `step`, or a share of them."""
-        first = (step - 1) * self.batch_sequences
-        indices = range(first, first + self.batch_sequences)[share]
-        return np.stack([self._sequence(index) for index in indices])
+        indices = self._indices(step, share)
+        windows = self._expected.pop(indices, None) or [self._window(i) for i in indices]
+        return np.stack([split.window(index) for split, index in windows])
+
+    def expect(self, step: int, share: slice = slice(None)) -> None:
+        """Have a batch to come read from the disk while others are trained; `batch` is the same
+        with and without."""
+        indices = self._indices(step, share)
+        self._expected[indices] = [self._window(i) for i in indices]
+        for split, index in self._expected[indices]:
+            split.expect(index)
 
     def unique_tokens(self, steps: int) -> int:
         """Different training tokens that `steps` steps read: no corpus gives more than it has."""
@@ -117,7 +146,12 @@ class Batches:
             for n, split in zip(drawn, self._splits, strict=True)
         )
 
-    def _sequence(self, index: int) -> NDArray[np.int64]:
+    def _indices(self, step: int, share: slice) -> range:
+        first = (step - 1) * self.batch_sequences
+        return range(first, first + self.batch_sequences)[share]
+
+    def _window(self, index: int) -> tuple[Split, int]:
+        """Where the sequence lies."""
         block, place = divmod(index, BLOCK)
         which, rank = self._draw(block)
         corpus = int(which[place])
@@ -125,7 +159,7 @@ class Batches:
         epoch, position = divmod(
             block * int(self._quota[corpus]) + int(rank[place]), split.n_windows
         )
-        return split.window(int(self._order(corpus, epoch)[position]))
+        return split, int(self._order(corpus, epoch)[position])
 
     def _draw(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each place of a block: its corpus, and how many of that corpus came before."""

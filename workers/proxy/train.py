@@ -26,7 +26,7 @@ from torch import Tensor
 
 from workers.proxy import checkpoint, fused
 from workers.proxy.config import Config, ConfigError, read_config, recipe_hash
-from workers.proxy.data import Batches, Corpus, Validation
+from workers.proxy.data import AHEAD, Batches, Corpus, Validation
 from workers.proxy.distributed import ALONE, Group, assign, joined, whole
 from workers.proxy.model import Transformer, costs
 from workers.proxy.optim import Optimizer, logit_scale
@@ -165,6 +165,8 @@ def train(
 
     for step in range(first + 1, steps + 1):
         ids = to_device(torch.from_numpy(batches.batch(step, share)), device)
+        if step + AHEAD <= steps:
+            batches.expect(step + AHEAD, share)
         lr = config.optimizer.lr * lr_factor(config.schedule, step)
         with autocast:
             losses, log_z = forward(ids[:, :-1], ids[:, 1:])

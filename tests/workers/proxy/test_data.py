@@ -53,6 +53,20 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
     assert (make(4).batch(1) != in_order[0]).any()
 
 
+@pytest.mark.parametrize("ahead", [1, 8])
+def test_what_was_expected_is_the_same_batch(tmp_path: Path, ahead: int) -> None:
+    """Through several epochs and blocks, with a share, from a step in the middle, and where a
+    batch was expected that nobody reads."""
+    ids = np.random.default_rng(1).integers(1, 255, 20_000, dtype=np.uint8)
+    splits = [Corpus(write_corpus(tmp_path / name, ids, ids), 8).split("train") for name in "ab"]
+    one, other = (Batches(splits, [0.7, 0.3], batch_sequences=6, seed=3) for _ in range(2))
+    share = slice(1, None, 2)
+    for step in range(400, 1500):
+        other.expect(step + ahead, share)
+        assert (other.batch(step, share) == one.batch(step)[share]).all()
+    assert (other.batch(1500) == one.batch(1500)).all()
+
+
 def test_a_mixture_keeps_its_shares_in_every_block(tmp_path: Path) -> None:
     constant = [np.full(5_000, value, dtype=np.uint8) for value in (1, 2, 3)]
     sources = [write_corpus(tmp_path / f"c{i}", ids, ids) for i, ids in enumerate(constant)]
