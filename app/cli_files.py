@@ -195,7 +195,7 @@ def fit(
     }
     asked = fitting.Objective(objective.value, delta=delta, asymmetry=asymmetry)
     if law == AUTO:
-        ranking = compared(file, chosen, options, drop_highest, asked, seed)
+        ranking = compared(file, chosen, options, drop_highest, asked, seed, to_choose=True)
         law = ranking.best(inputs_in(file, chosen))
         note(
             f"auto: {law}, of the laws that answer to these columns, forecasts the larger runs best"
@@ -334,21 +334,24 @@ def compared(
     drop_highest: int,
     objective: "Objective",
     seed: int,
+    *,
+    to_choose: bool = False,
 ) -> "Comparison":
-    """Every law whose inputs the file has, judged on its runs; C also from FLOPs or 6 N D."""
-    from fitting import LAWS
+    """The laws whose inputs the file has, judged on its runs; C also from FLOPs or 6 N D.
+    to_choose: those of them that `auto` may take."""
+    from fitting.compare import candidates, choose
     from fitting.compare import compare as judge
 
     names = inputs_in(file, columns)
     if "C" not in names and ({"N", "D"} <= set(names) or column_in(file, "flops", columns)):
         names.append("C")
-    laws = [law for law in LAWS.values() if set(law.input_names) <= set(names)]
+    laws = candidates(names)
     if not laws:
         raise Refused(
             "The file has the inputs of no law.", "Give it columns N and D, or see `laws`."
         )
     runs = runs_of(names, file, columns, options, drop_highest)
-    return judge(runs, laws, objective=objective, seed=seed)
+    return (choose if to_choose else judge)(runs, laws, objective=objective, seed=seed)
 
 
 def inputs_in(file: Path, columns: Mapping[str, str]) -> list[str]:

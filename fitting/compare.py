@@ -20,7 +20,7 @@ from fitting.engine import Engine
 from fitting.errors import FittingError
 from fitting.fit import Fit, fit
 from fitting.law import Law
-from fitting.laws import get_law
+from fitting.laws import LAWS, get_law
 from fitting.links import Floats
 from fitting.objective import Objective
 from fitting.predict import Prediction
@@ -30,9 +30,12 @@ from fitting.runs import Runs
 # above four fifths too few runs are left to judge by (guess).
 CUTS = (0.5, 0.65, 0.8)
 
-# Laws are judged by so many points at most, drawn at random: the error of 250 forecasts is known to
-# a twentieth of itself, and laws that differ by less are as good as each other.
-JUDGED = 500
+# Laws are judged by so many points at most, drawn at random: the error on the 150 of
+# them that lie above a cut is known to 6% of itself, and laws that differ by less are alike.
+JUDGED = 300
+
+# Parameters of a law of compute alone that does not bend: L = E + A C^-alpha.
+BENDLESS = 3
 
 # How sharply the stack prefers the better law: weight ~ score**-SHARPNESS. Without bound, the first
 # of the ranking has all of it: mixing in laws that forecast worse inside the training set made
@@ -72,9 +75,8 @@ class Comparison:
         """The law that `auto` takes for runs with these inputs: the first in the ranking that can
         answer the question. Where N and D are known that is one of (N, D), and a law of compute or
         of one of them alone only if there is no other."""
-        asked = {"N", "D"} & set(inputs)
-        able = [one.law for one in self.ranked if asked <= set(get_law(one.law).input_names)]
-        return able[0] if able else self.ranked[0].law
+        able = answering([get_law(one.law) for one in self.ranked], inputs)
+        return able[0].name
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
@@ -130,6 +132,38 @@ def compare(
         replace(one, weight=float(w)) for one, w in zip(ranked, share / share.sum(), strict=True)
     ]
     return Comparison(tuple(weighed), skipped, sizes, drawn_from)
+
+
+def answering(laws: Sequence[Law], inputs: Collection[str]) -> list[Law]:
+    """Those of `laws` that move with N and D, as far as `inputs` name them; all, if none do."""
+    asked = {"N", "D"} & set(inputs)
+    return [law for law in laws if asked <= set(law.input_names)] or list(laws)
+
+
+def candidates(known: Collection[str]) -> list[Law]:
+    """The laws that are judged unless told which: all whose inputs are known.
+
+    Where N and D are, without the laws of compute alone that bend: away from the compute-optimal
+    line the loss is no function of compute, and a break follows the plan of the sweep.
+    """
+    able = [law for law in LAWS.values() if set(law.input_names) <= set(known)]
+    if {"N", "D"} <= set(known):
+        able = [law for law in able if law.input_names != ("C",) or len(law.params) <= BENDLESS]
+    return able
+
+
+def choose(
+    runs: Runs, laws: Sequence[Law], *, objective: Objective | None = None, seed: int = 0
+) -> Comparison:
+    """`compare` for the law `auto`: of the laws that it may take, or of all where none of those can
+    be judged."""
+    able = answering(laws, runs.inputs)
+    try:
+        return compare(runs, able, objective=objective, seed=seed)
+    except FittingError:
+        if len(able) == len(laws):
+            raise
+        return compare(runs, laws, objective=objective, seed=seed)
 
 
 def blend(logs: Floats, weights: Floats) -> Floats:

@@ -8,12 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-import fitting
 from app.services import fits, laws
 from app.services.errors import ServiceError
 from app.services.fits import AUTO, FitRequest, StoredFit
 from fitting import Runs
-from fitting.compare import Comparison
+from fitting.compare import Comparison, candidates, choose
 from fitting.compare import compare as judge
 
 
@@ -47,9 +46,16 @@ class Compared:
 
 
 def compare(
-    connection: Connection, request: FitRequest, names: Sequence[str] | None = None
+    connection: Connection,
+    request: FitRequest,
+    names: Sequence[str] | None = None,
+    *,
+    to_choose: bool = False,
 ) -> Compared:
-    """Rank the laws `names` (default: all that take no input that these runs lack)."""
+    """Rank the laws `names` (default: `fitting.compare.candidates`).
+
+    to_choose: those of them that `auto` may take.
+    """
     if request.inputs is None:
         selected = fits.select_runs(connection, None, request)
         runs, run_ids, left_out = selected.runs, selected.run_ids, selected.left_out
@@ -57,9 +63,7 @@ def compare(
         runs, run_ids, left_out = fits.runs_of_points(None, request), [], []
     known = set(runs.inputs) | ({"C"} if runs.compute() is not None else set())
     chosen = (
-        [law for law in fitting.LAWS.values() if set(law.input_names) <= known]
-        if names is None
-        else [laws.find(name) for name in dict.fromkeys(names)]
+        candidates(known) if names is None else [laws.find(name) for name in dict.fromkeys(names)]
     )
     if not chosen:
         raise ServiceError(
@@ -67,7 +71,9 @@ def compare(
             f"No law takes the inputs {', '.join(runs.inputs) or '(none)'} and no others.",
             "Give N and D; GET /v1/laws lists what each law takes.",
         )
-    found = judge(runs, chosen, objective=fits.objective_of(request), seed=request.seed)
+    found = (choose if to_choose else judge)(
+        runs, chosen, objective=fits.objective_of(request), seed=request.seed
+    )
     return Compared(found, runs, run_ids, left_out)
 
 
@@ -76,7 +82,7 @@ def create_fit(connection: Connection, request: FitRequest) -> StoredFit:
     under `compared` which laws were ranked, and how."""
     if request.law != AUTO:
         return fits.create(connection, request)
-    found = compare(connection, request)
+    found = compare(connection, request, to_choose=True)
     document = {
         name: part
         for name, part in found.to_dict().items()

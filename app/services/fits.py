@@ -27,8 +27,8 @@ AUTO = "auto"
 MAX_POINTS = 100_000
 MAX_DRAWS = 10_000
 # Each draw is a fit to all points again: beyond so many, fewer draws answer while somebody waits.
-# 400 place the end of a 90% interval to about a tenth of a standard deviation.
-DRAWS, MANY_DRAWS, MANY_POINTS = 1000, 400, 5_000
+# 250 place the end of a 90% interval to about an eighth of a standard deviation.
+DRAWS, MANY_DRAWS, MANY_POINTS = 1000, 250, 5_000
 
 
 @dataclass(frozen=True)

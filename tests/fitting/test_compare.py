@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fitting import LAWS, FittingError, Runs, fit
-from fitting.compare import Stack, compare, stack
+from fitting.compare import Stack, candidates, choose, compare, stack
 from tests.fitting.data import column, rows
 
 POWER_LAWS = [
@@ -35,6 +35,20 @@ def test_the_true_law_forecasts_best_or_as_well_as_the_best(seed: int) -> None:
 def test_without_noise_the_truth_is_exact_and_first() -> None:
     found = compare(grid("chinchilla", 0.0, 0), POWER_LAWS)
     assert found.ranked[0].law == "chinchilla" and found.ranked[0].error < 1e-6
+
+
+def test_laws_of_compute_alone_bend_only_where_nothing_else_is_known() -> None:
+    wide, alone = ({law.name for law in candidates(known)} for known in ("NDC", "C"))
+    assert {"chinchilla", "kaplan_compute", "henighan_compute"} <= wide
+    assert {"broken", "broken_2"} == alone - wide
+
+
+def test_the_law_chosen_moves_with_both_if_one_can_be_judged() -> None:
+    many = choose(grid("chinchilla", 0.003, 0), candidates("NDC"))
+    assert {"N", "D"} <= set(LAWS[many.best("NDC")].input_names)
+    assert all({"N", "D"} <= set(LAWS[one.law].input_names) for one in many.ranked)
+    few = choose(grid("chinchilla", 0.003, 0).select(np.arange(36) % 5 == 0), candidates("NDC"))
+    assert few.ranked and few.best("NDC") == few.ranked[0].law
 
 
 def test_eight_runs_do_not_let_a_law_of_many_parameters_win() -> None:
