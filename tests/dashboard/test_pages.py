@@ -113,7 +113,7 @@ class TestSeeded:
         self, pages: TestClient, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         some = {name: fitting.LAWS[name] for name in ("chinchilla", "tied", "kaplan_size")}
-        monkeypatch.setattr(fitting, "LAWS", some)  # seconds each, and the order of all is kept
+        monkeypatch.setattr("fitting.compare.LAWS", some)  # seconds, and the order of all is kept
         of_fit = page(pages, f"/compare?fit={seeded.fit_id}")
         of_project = page(pages, f"/compare?project={seeded.project}&validation_set=english")
         for shown in (of_fit, of_project):
