@@ -175,7 +175,8 @@ class CompareIn(DataIn):
         default=None,
         min_length=1,
         max_length=100,
-        description="Default: every law whose inputs all of these runs have.",
+        description="Default: every law whose inputs all of these runs have; with N and D, none of "
+        "compute alone that bends.",
     )
 
     def to_request(self) -> fits.FitRequest:
