@@ -27,7 +27,8 @@ def settings_or_refuse(**changes: Any) -> "Settings":
         return Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
         said = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc']) or 'settings'}: {one['msg']}"
+            f"{'.'.join(str(part) for part in one['loc']) or 'settings'}: "
+            f"{one['msg'].removeprefix('Value error, ')}"
             for one in error.errors(include_input=False, include_url=False)
         )
         raise Refused(said, "See docs/operations/settings.md.") from None
@@ -79,6 +80,20 @@ def replace_process(*arguments: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
+def refuse_taken(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before anything is started for it."""
+    import socket
+
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise Refused(
+            f"{host} port {port} cannot be listened on: {error.strerror or error}.",
+            "Choose another port with --port (0 takes a free one), or another address with --host.",
+        ) from None
+
+
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
@@ -86,6 +101,7 @@ def serve(
     """Serve the REST API and the dashboard; starts the embedded Postgres and applies migrations."""
     need("fastapi", "api")
     settings = settings_or_refuse(host=host, port=port)
+    refuse_taken(settings.host, settings.port)
     migrated_engine(settings).dispose()
     import uvicorn
 

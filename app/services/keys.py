@@ -18,6 +18,7 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 _INCLUDES = {"read": {"read"}, "submit": {"read", "submit"}, "admin": {"read", "submit", "admin"}}
 PREFIX = "sw_"
 SHOWN_CHARACTERS = 8
+MAX_NAME_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ def create(connection: Connection, name: str, scopes: list[str]) -> str:
             f"{unknown[0] if unknown else 'No scope'} is not a scope.",
             f"Use one or more of {', '.join(SCOPES)}.",
             column="scopes",
+        )
+    if not name.strip() or len(name) > MAX_NAME_CHARACTERS:
+        raise ServiceError(
+            "invalid",
+            f"A key's name has 1 to {MAX_NAME_CHARACTERS} characters.",
+            "Name whoever holds the key, so that it can be found and revoked.",
+            column="name",
+            value=name,
         )
     key = PREFIX + secrets.token_urlsafe(32)
     storage.create(connection, name, key[: len(PREFIX) + SHOWN_CHARACTERS], digest_of(key), scopes)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import make_url
 
 CHANNEL = "scalewright"
@@ -104,5 +105,11 @@ class Listener:
 
 
 def dsn(url: str) -> str:
-    """The URL as psycopg and libpq read it: without SQLAlchemy's driver name."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """The URL's parts as psycopg and libpq read them.
+
+    Not as a URL: SQLAlchemy writes a blank as it is, and libpq refuses such a URL with a message
+    that shows the password.
+    """
+    parsed = make_url(url)
+    _, parts = parsed.get_dialect()().create_connect_args(parsed)
+    return make_conninfo(**parts)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_unsafe_settings_are_refused_with_the_remedy(run_program: Run) -> None:
     done = run_program("db", "status", SCALEWRIGHT_HOST="0.0.0.0")
     assert done.code == 1
     assert "SCALEWRIGHT_AUTH=keys" in done.err and "Traceback" not in done.err
+
+
+def test_a_port_that_is_taken_is_a_refusal(run_program: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_program("serve", "--port", str(port))
+    assert done.code == 1
+    assert f"127.0.0.1 port {port}" in done.err and "--port" in done.err
+
+
+def test_a_key_has_a_name(run_program: Run, database_url: str) -> None:
+    done = run_program("keys", "create", " ", DATABASE_URL=database_url)
+    assert done.code == 1 and "name" in done.err and "sw_" not in done.out
 
 
 def test_a_key_is_shown_once_listed_without_its_text_and_revoked(

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
+import pytest
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
 
 from app.settings import Settings
 from app.storage import recording
-from app.storage.listen import Event, Listener
+from app.storage.listen import Event, Listener, dsn
 from tests.storage.conftest import make_run
 
 PATIENCE_SECONDS = 120  # no promise: what does not come is to fail, not to hang
@@ -19,6 +22,20 @@ async def asked_for(events: AsyncIterator[Event]) -> Event:
 
 async def following(events: AsyncIterator[Event]) -> Event:
     return await asyncio.wait_for(anext(events), PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("password", ["a blank", "p@ss:w/rd%1", "+'\\\\", "é#?&="])
+def test_libpq_reads_an_address_as_it_was_meant(password: str) -> None:
+    server = "db.example:5433/of%20ours?sslmode=require"
+    url = f"postgresql+psycopg://me:{quote(password, safe='')}@{server}"
+    assert conninfo_to_dict(dsn(url)) == {
+        "user": "me",
+        "password": password,
+        "host": "db.example",
+        "port": "5433",
+        "dbname": "of ours",
+        "sslmode": "require",
+    }
 
 
 def test_silence_is_told_of(settings: Settings) -> None:
