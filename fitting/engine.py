@@ -20,7 +20,7 @@ from fitting.power_sums import Coordinates, PowerSumProblem, coordinates
 from fitting.prior import WithPrior, quadratic
 from fitting.runs import Runs
 from fitting.starts import SCREEN_POINTS, screen_generic, screen_power_sum
-from fitting.surface import resampled
+from fitting.surface import places, resampled
 
 # Huber widths are approached from above: the wide one finds the basin, the narrow one the optimum.
 WIDTHS = (3e-2, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -29,7 +29,7 @@ WIDTHS = (3e-2, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
 FLOOR_DEPTH = 30.0
 
 
-# Resamples of at least so many points are found on a polynomial surface first (other laws than sums
+# Resamples of at least so many points are found on a surface first (other laws than sums
 # of powers): with fewer they end too far from the fit of all points.
 SURFACE_POINTS = 1_000
 
@@ -445,24 +445,23 @@ class Engine:
         least = self.objective.kind == "lad-log"
         # what each point adds is p^2 numbers a point, and a prior is not a point's
         small = self.loss.size <= 10 * SCREEN_POINTS and self._prior() is None
+        many = self.where is None and self.loss.size >= SURFACE_POINTS and small
         if least:
             found = self._narrowed(start, w, tol, most, 0.25)
+        elif many and len(w) >= places(problem.size):
+            found = resampled(
+                problem, start, w, lower=self.lower, upper=self.upper, tol=tol, most=most
+            )
         else:
             if theta.ndim == 1 or self.where is not None:
                 metric = ridged(problem.metric(start[:1], self.weights)[0])
             else:
                 metric = ridged(problem.metric(start, w))
             first = shared_start(problem, theta, w) if theta.ndim == 1 and small else None
-            if first is not None and self.where is None and self.loss.size >= SURFACE_POINTS:
-                found = resampled(
-                    problem, theta, w, first, lower=self.lower, upper=self.upper, metric=metric,
-                    tol=tol, most=most,
-                )  # fmt: skip
-            else:
-                found = minimise(
-                    problem, start, w, lower=self.lower, upper=self.upper, metric=metric, tol=tol,
-                    max_iterations=most, scales=self._scales(start), first=first,
-                )  # fmt: skip
+            found = minimise(
+                problem, start, w, lower=self.lower, upper=self.upper, metric=metric, tol=tol,
+                max_iterations=most, scales=self._scales(start), first=first,
+            )  # fmt: skip
         lost = np.flatnonzero(~found.converged)
         if (persist or least) and lost.size and not np.isinf(self.objective.solver_delta):
             again = self._narrowed(start[lost], w[lost], tol, 2 * most, 0.5)

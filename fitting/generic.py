@@ -99,25 +99,30 @@ class GenericProblem:
         return self.loss if self.raw else np.log(self.loss)
 
     def derivatives(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
-        """At one theta [p]: what the model says (its logarithm unless raw) [n], its slopes [n, p]
-        and its second derivatives [n, p(p+1)/2], in the order of `np.triu_indices`."""
-        p = self.size
-        y, jac, second = self._model(theta[None], slice(None), True)
-        first = np.ascontiguousarray(jac[0].T)
-        bend = np.zeros((self.points, p, p))
-        if second is not None:
-            for (j, k), d in second.items():
-                bend[:, j, k] = bend[:, k, j] = np.broadcast_to(d, y.shape)[0]
-            if not self.raw:
-                bend /= np.exp(y[0])[:, None, None]
-                bend -= first[:, :, None] * first[:, None, :]
-        else:
-            for j in range(p):
-                step = 1e-6 * max(1.0, abs(float(theta[j])))
-                ahead = self.model((theta + step * np.eye(p)[j])[None])[1][0].T
-                bend[:, j] = (ahead - first) / step
-            bend = 0.5 * (bend + bend.transpose(0, 2, 1))
-        return y[0], first, bend[:, *np.triu_indices(p)]
+        """What the model says (its logarithm unless raw) at theta [B, p]: [B, n], its slopes
+        [B, p, n] and its second derivatives [B, p, p, n]."""
+        y, jac, second = self._model(theta, slice(None), True)
+        lanes, p, n = jac.shape
+        if second is None:
+            return y, jac, self._bends(theta, jac)
+        bend = np.zeros((lanes, p, p, n))
+        for (j, k), d in second.items():
+            bend[:, j, k] = bend[:, k, j] = d
+        if not self.raw:
+            bend *= np.exp(-y)[:, None, None]
+            bend -= jac[:, :, None] * jac[:, None, :]
+        return y, jac, bend
+
+    def _bends(self, theta: Floats, jac: Floats) -> Floats:
+        """Second derivatives [B, p, p, n] by forward differences; for a law that brings its own
+        jacobian."""
+        bend = np.empty((*jac.shape[:2], *jac.shape[1:]))
+        for j in range(theta.shape[1]):
+            step = 1e-6 * np.maximum(1.0, np.abs(theta[:, j]))
+            moved = theta.copy()
+            moved[:, j] += step
+            bend[:, j] = (self.model(moved)[1] - jac) / step[:, None, None]
+        return np.asarray(0.5 * (bend + bend.transpose(0, 2, 1, 3)))
 
     def pointwise(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
         """What each point adds; the model's own curvature as in `evaluate`: not for squares."""
@@ -126,9 +131,9 @@ class GenericProblem:
             y, jac, _ = self._model(theta[None], slice(None), False)
             value, first = y[0], np.ascontiguousarray(jac[0].T)
         else:
-            value, first, upper = self.derivatives(theta)
-            rows, columns = np.triu_indices(self.size)
-            bend[:, rows, columns] = bend[:, columns, rows] = upper
+            y, jac, second = self.derivatives(theta[None])
+            value, first = y[0], np.ascontiguousarray(jac[0].T)
+            bend = np.moveaxis(second[0], -1, 0)
         return pointwise_sums(self.target - value, first, bend, self.delta, self.above)
 
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:

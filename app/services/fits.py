@@ -432,12 +432,15 @@ def runs_of_points(law: Law | None, request: FitRequest) -> Runs:
 def input_of(row: FitPoint, name: str) -> float | None:
     """An input of a law as a run has it: N and D, U its unique tokens, C its compute; any other by
     its name, from what an import brought."""
-    value = {
-        "N": row.N,
-        "D": row.D,
-        "U": row.unique_tokens,
-        "C": row.flops_exact if row.flops_exact is not None else row.flops_6nd,
-    }.get(name)
+    value: float | None = None
+    if name == "N":
+        value = row.N
+    elif name == "D":
+        value = row.D
+    elif name == "U":
+        value = row.unique_tokens
+    elif name == "C":
+        value = row.flops_exact if row.flops_exact is not None else row.flops_6nd
     if value is None:
         value = (row.inputs or {}).get(name)
     return None if value is None else float(value)

@@ -1,5 +1,6 @@
 """Fits, which never change, and the points that they are made from."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -158,6 +159,7 @@ def select_points(
     rows = connection.execute(
         text(
             f"""
+            -- in the order of FitPoint's fields
             select r.id as run_id, r.name, r.{N_COLUMNS[n_convention]} as "N", r.tokens as "D",
                 e.loss, e.loss_unit, e.step, r.steps,
                 r.flops_exact, r.flops_6nd, r.flops_palm, r.unique_tokens,
@@ -166,7 +168,7 @@ def select_points(
                 r.config ->> 'run' as label,
                 coalesce(r.config -> 'inputs', jsonb_build_object(
                     'width', r.config -> 'model' -> 'd_model',
-                    'depth', r.config -> 'model' -> 'n_layers')) as inputs
+                    'depth', r.config -> 'model' -> 'n_layers'))::text as inputs
             from runs r
             left join lateral (
                 select * from evaluations
@@ -197,16 +199,21 @@ def select_points(
         },
     )
     points, left_out = [], []
-    for row in rows:
-        reason = _reason(row, validation_set, n_convention)
+    read: dict[str, dict[str, Any]] = {}  # most runs of a project say the same
+    for row in rows.all():
+        *known, inputs = row
+        if inputs not in read:
+            read[inputs] = json.loads(inputs)
+        point = FitPoint(*[*known, read[inputs]])
+        reason = _reason(point, validation_set, n_convention)
         if reason is None:
-            points.append(value_of(FitPoint, row))
+            points.append(point)
         else:
-            left_out.append(LeftOut(row.run_id, row.name, reason))
+            left_out.append(LeftOut(point.run_id, point.name, reason))
     return Selection(points, left_out)
 
 
-def _reason(row: Any, validation_set: str, n_convention: str) -> str | None:
+def _reason(row: FitPoint, validation_set: str, n_convention: str) -> str | None:
     if row.loss is None:
         return f"it was not evaluated on {validation_set!r}"
     if row.N is None:
