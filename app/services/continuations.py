@@ -207,6 +207,8 @@ def _planned(
     shape = sweep_plan.model_shape(config["model"])
     steps = int(config["schedule"]["steps"])
     tokens = float(steps) * float(config["batch_tokens"])
+    asked = (spec.get("evaluate") or {}).get("at_steps") or ()
+    sweep_plan.must_be_reached("evaluate.at_steps", asked, steps)
     evaluate = {**(config.get("evaluate") or {}), **(spec.get("evaluate") or {})}
     at_steps = {step for step in evaluate.get("at_steps", ()) if step < steps}
     config["evaluate"] = {**evaluate, "at_steps": [*sorted(at_steps), steps]}

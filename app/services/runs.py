@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from app.services import continuations, corpora_at, paging, projects, scheduling
 from app.services.errors import ServiceError, not_found
-from app.services.sweep_plan import PlannedRun, corpus_names, plan_run
+from app.services.sweep_plan import PlannedRun, corpus_names, must_be_reached, plan_run
 from app.settings import Settings
 from app.storage import checkpoints as stored_checkpoints
 from app.storage import evaluations as stored_evaluations
@@ -135,6 +135,11 @@ def submit(
     recipe = corpora_at.with_vocabulary(settings, recipe)
     paths = corpora_at.paths(settings, corpus_names(recipe))
     planned = plan_run(name, recipe, size, paths=paths, budget_flops=budget_flops, steps=steps)
+    # of the run's own; what its sweep asks for is asked of runs of every length
+    own = (spec.get("evaluate") or {}).get("at_steps") or ()
+    must_be_reached("evaluate.at_steps", own, planned.steps)
+    kept = spec.get("checkpoint_at_steps") or ()
+    must_be_reached("checkpoint_at_steps", kept, planned.steps)
     status = "planned" if hold else "queued"
     run = _create(connection, row_of(planned, into.id, status=status))
     if not hold:

@@ -138,6 +138,8 @@ def plan_sweep(
             "Change the budgets, sizes, batch_tokens or min_steps.",
             column="budgets_flops",
         )
+    asked = (spec.get("evaluate") or {}).get("at_steps") or ()
+    must_be_reached("evaluate.at_steps", asked, max(run.steps for run in runs))
     return SweepPlan(tuple(runs), tuple(skipped), _warnings(spec, runs, unique_tokens or {}))
 
 
@@ -174,6 +176,20 @@ def plan_run(
         name, "single" if cooled else "trunk", cooled, spec, shape, schedule, paths, steps,
         budget=budget_flops, branch_at=branch_at,
     )  # fmt: skip
+
+
+def must_be_reached(column: str, at_steps: Sequence[int], last: int) -> None:
+    """A ServiceError unless every step that was asked for is trained: nothing is left out in
+    silence. `last` is the last step, of a sweep that of its longest run."""
+    late = [int(step) for step in at_steps if step > last]
+    if late:
+        raise ServiceError(
+            "invalid",
+            f"{column} names step {min(late)}, and training ends at step {last}.",
+            f"Name steps up to {last}, or train longer.",
+            column=column,
+            value=min(late),
+        )
 
 
 def model_shape(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,57 @@ def test_deterministic_mode_repeats_a_run_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_no_step_waits_for_the_gpu(
+    corpus: Path, tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA itself refuses to wait, but where figures are read, written and stored. On fake tensors
+    tests/workers/proxy/test_gpu_path.py says the same where there is no GPU."""
+    import torch
+
+    from workers.proxy import train as training
+    from workers.proxy.config import parse_config
+    from workers.proxy.telemetry import Telemetry
+
+    class Stop:
+        requested = False
+
+    def may_wait(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+
+        def waits(*given: Any, **more: Any) -> Any:
+            torch.cuda.set_sync_debug_mode("default")
+            out = function(*given, **more)
+            torch.cuda.set_sync_debug_mode("error")
+            return out
+
+        monkeypatch.setattr(owner, name, waits)
+
+    for owner, name in (
+        (training, "emit"),  # the first time before the first step: from there on
+        (training, "evaluate"),
+        (training.checkpoint, "write"),
+        (Telemetry, "flush"),
+    ):
+        may_wait(owner, name)
+    source = {"name": "code", "path": str(corpus)}
+    config = {
+        **ON_GPU,
+        "schedule": {"kind": "wsd", "steps": 120, "warmup_steps": 20, "cooldown_steps": 40},
+        "data": {"train": [source], "validation": [source]},
+        "optimizer": {"name": optimizer, "lr": 6e-3},
+        "evaluate": {"tokens": 16384},
+        "compile": False,
+    }
+    try:
+        stop: Any = Stop()
+        assert training.train(parse_config(config), tmp_path, None, stop) == "finished"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
 @pytest.mark.parametrize("size", train_on_gpu.LARGE, ids=lambda size: size.name)
 def test_how_much_of_a_gpu_a_large_proxy_uses(size: train_on_gpu.Size) -> None:
     """The figure is what this is for (`pytest -s`); the bound only says that something is wrong."""

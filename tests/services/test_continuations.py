@@ -1,5 +1,6 @@
 """Runs that start from another's checkpoint: planned, stored, released when it lands."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from app.errors import ServiceError
-from app.services import continuations, projects, runs, scheduling
+from app.services import continuations, projects, runs, scheduling, sweeps
 from app.settings import Settings
 from app.storage import recording
 from app.storage.recording import Batch, CheckpointLine
@@ -62,6 +63,54 @@ def test_a_continual_run_waits_for_its_parent(
         {"id": str(child.id)},
     ).all()
     assert job.args == {"run_id": child.id}
+
+
+@pytest.mark.parametrize(
+    ("spec", "column", "says"),
+    [
+        (
+            {**PARENT, "evaluate": {"at_steps": [0, 1000, 1001]}},
+            "evaluate.at_steps",
+            "evaluate.at_steps names step 1001, and training ends at step 1000.",
+        ),
+        (
+            {**PARENT, "checkpoint_at_steps": [1000, 3000, 2000]},
+            "checkpoint_at_steps",
+            "checkpoint_at_steps names step 2000, and training ends at step 1000.",
+        ),
+        (
+            {**ONWARD, "parent": 0, "evaluate": {"at_steps": [500, 501]}},
+            "evaluate.at_steps",
+            "evaluate.at_steps names step 501, and training ends at step 500.",
+        ),
+        (
+            {**ONWARD, "parent": 0, "schedule": {"kind": "cosine", "warmup_steps": 500}},
+            None,
+            "500 steps: the warm-up of 500 steps is not over when the cool-down starts.",
+        ),
+    ],
+)
+def test_what_no_step_comes_to_is_refused(
+    connection: Connection, settings: Settings, parent: Run, spec: dict[str, Any],
+    column: str | None, says: str,
+) -> None:  # fmt: skip
+    if "parent" in spec:
+        spec = {**spec, "parent": parent.id}
+    with pytest.raises(ServiceError, match=re.escape(says)) as refused:
+        runs.submit(connection, settings, "onward", "late", spec)
+    assert refused.value.column == column and refused.value.hint
+
+
+def test_a_sweep_s_own_steps_are_left_out_of_its_shorter_runs(
+    connection: Connection, settings: Settings, with_corpora: Path
+) -> None:
+    """What it evaluates at suits its longest run; a run that takes its recipe may be short."""
+    projects.create(connection, "grid")
+    spec = {**SPEC, "evaluate": {"tokens": 4096, "at_steps": [100, 1000]}}
+    swept = sweeps.create(connection, settings, "grid", "s", spec)
+    short = {"sweep": swept.id, "size": {"d_model": 32, "n_layers": 2}, "steps": 200}
+    made = runs.submit(connection, settings, "grid", "short", short)
+    assert made.config["evaluate"]["at_steps"] == [100, 200]
 
 
 def test_from_the_middle_of_a_run_that_has_not_started(

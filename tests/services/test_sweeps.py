@@ -145,6 +145,7 @@ def test_more_than_one_epoch_is_said() -> None:
         ({"budgets_flops": [1e40]}, "budgets_flops"),
         ({"schedule": {"kind": "wavy"}}, "schedule.kind"),
         ({"corpora": {"train": [], "validation": ["code"]}}, "corpora"),
+        ({"evaluate": {"tokens": 4096, "at_steps": [10, 10**6]}}, "evaluate.at_steps"),
     ],
 )
 def test_a_spec_that_cannot_be_trained_names_the_field(

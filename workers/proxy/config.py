@@ -298,6 +298,7 @@ class Config:
                 f"batch_tokens {self.batch_tokens} is not a multiple of "
                 f"model.seq_len {self.model.seq_len}"
             )
+        self._check_steps()
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is {self.dtype!r}; known: float32, bfloat16")
         if self.batch_sequences % self.processes:
@@ -312,6 +313,25 @@ class Config:
                 "parallel is 'fsdp', which cuts matrices into shards, and Muon needs them whole; "
                 "set optimizer.name to 'adamw', or parallel to 'ddp' where the model fits one GPU"
             )
+
+    def _check_steps(self) -> None:
+        """Whatever is to happen at a step must come to pass."""
+        steps = self.schedule.steps
+        if self.schedule.warmup_steps > steps:
+            raise ConfigError(
+                f"schedule.warmup_steps is {self.schedule.warmup_steps}, longer than the run of "
+                f"{steps} steps; warm up for at most that many, or train longer"
+            )
+        for name, at_steps in (
+            ("evaluate.at_steps", self.evaluate.at_steps),
+            ("checkpoint.branch_at_steps", self.checkpoint.branch_at_steps),
+        ):
+            late = [step for step in at_steps if step > steps]
+            if late:
+                raise ConfigError(
+                    f"{name} names step {min(late)}, and the run ends at step {steps}; name steps "
+                    "up to the last, or train longer"
+                )
 
     @property
     def batch_sequences(self) -> int:

@@ -37,10 +37,11 @@ class Group:
         return self.rank == 0
 
     def device(self, kind: str) -> torch.device:
-        """The GPU of this process, or the CPU."""
-        if kind == "cuda" and self.size > 1:
+        """The GPU of this process, or the CPU. Several processes have a GPU each, by their rank."""
+        device = torch.device(kind)
+        if device.type == "cuda" and self.size > 1:
             return torch.device("cuda", self.local_rank)
-        return torch.device(kind)
+        return device
 
     def share(self, sequences: int) -> slice:
         """Which sequences of a global batch are read here; raises ConfigError if it cannot be."""
@@ -135,7 +136,7 @@ def joined(config: Config) -> Iterator[Group]:
         yield ALONE
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpu = config.device == "cuda"
+    on_gpu = torch.device(config.device).type == "cuda"
     if on_gpu:
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(

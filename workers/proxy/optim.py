@@ -45,8 +45,7 @@ def logit_scale(config: OptimizerConfig, d_model: int) -> float:
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Replace the singular values of each (..., rows, cols), rows <= cols, by about 1."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.to(dtype)
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x: Tensor = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)

@@ -12,13 +12,19 @@ import torch
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# Dense bfloat16 FLOPs a second, from NVIDIA's data sheets; SXM where there are several.
+# Dense bfloat16 FLOPs a second, from NVIDIA's data sheets, by a part of the name that torch gives a
+# device; the first that fits counts. SXM where nothing else is said.
 PEAK_BF16_FLOPS = {
+    "H200 NVL": 835.5e12,
     "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835.5e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
+    "A10G": 70e12,
     "A10": 125e12,
 }
 

@@ -83,7 +83,13 @@ class Telemetry:
     def flush(self) -> None:
         if not self._rows:
             return
-        values = self._values[: len(self._rows)].tolist()  # the one wait for the device
+        extra, self._extra = self._extra, {}
+        taken = [value for pairs in extra.values() for _, value in pairs]
+        count = len(self._rows) * len(PER_STEP)
+        figures = torch.cat((self._values.flatten()[:count], *(each.view(1) for each in taken)))
+        read = figures.tolist()  # the one wait for the device
+        values = [read[i : i + len(PER_STEP)] for i in range(0, count, len(PER_STEP))]
+        others = iter(read[count:])
         now, cpu = time.perf_counter(), time.process_time()
         step_seconds = (now - self._since) / len(self._rows)
         step_cpu_seconds = (cpu - self._cpu_since) / len(self._rows)
@@ -99,7 +105,6 @@ class Telemetry:
                 break
         last_step = self._rows[-1][0]
         rows, values, self._rows = self._rows[:good], values[:good], []
-        extra, self._extra = self._extra, {}
         if not rows:
             emit("points", points=[], metrics={"nonfinite": nonfinite})
             return
@@ -135,9 +140,11 @@ class Telemetry:
         metrics["flops_per_second"] = [[rows[-1][0], rate]]
         if self._peak_flops:
             metrics["mfu"] = [[rows[-1][0], rate / self._peak_flops]]
-        for name, taken in extra.items():
-            kept = [[step, float(value)] for step, value in taken if step <= rows[-1][0]]
-            metrics[name] = [pair for pair in kept if math.isfinite(pair[1])]
+        for name, pairs in extra.items():
+            seen_at = [[step, next(others)] for step, _ in pairs]
+            metrics[name] = [
+                [step, x] for step, x in seen_at if step <= rows[-1][0] and math.isfinite(x)
+            ]
         points = [
             [step, step * self._batch_tokens, row[0], lr]
             for (step, lr), row in zip(rows, values, strict=True)

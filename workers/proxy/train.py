@@ -51,6 +51,11 @@ def train(
 ) -> str:
     """Run `config` to its end, or to a stop; the status that was emitted."""
     device = group.device(config.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device is {config.device!r}, and torch {torch.__version__} finds no GPU here; set it "
+            'to "cpu", or train where nvidia-smi lists one, with a build of torch for CUDA'
+        )
     torch.set_num_threads(config.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -100,7 +105,8 @@ def train(
     }
     first = restore(config, resume, identity, model, optimizer)
     averaging = model if sharded else group.averaging(model, device)
-    forward: Forward = torch.compile(averaging) if config.compile else averaging
+    # one shape to train and one to evaluate: code that takes any would be slower
+    forward: Forward = torch.compile(averaging, dynamic=False) if config.compile else averaging
     autocast = (
         torch.autocast(device.type, dtype=torch.bfloat16)
         if config.dtype == "bfloat16"
@@ -303,18 +309,28 @@ def evaluate(
     group: Group,
 ) -> None:
     """Emit the loss on every validation set, in nats a token, summed in double precision. Of
-    several processes each does every so manieth part."""
+    several processes each does every so manieth part.
+
+    Compiled, every part is made as long as the longest, by repeating its sequences, whose losses
+    are left out: a compiler makes code for each shape that it meets."""
+    most = max(1, EVALUATION_TOKENS // config.model.seq_len)
+    if config.compile:
+        most = min(most, max((len(each.ids) for each in validations), default=1))
     for validation in validations:
         total = torch.zeros((), dtype=torch.float64, device=device)
-        parts = torch.split(validation.ids, max(1, EVALUATION_TOKENS // config.model.seq_len))
+        parts = torch.split(validation.ids, most)
         rounds = -(-len(parts) // group.size)
         for i in range(group.rank, rounds * group.size, group.size):
             # as many forward passes everywhere, for shards are put together in each
-            ids = to_device(parts[i % len(parts)], device)
+            part = parts[i % len(parts)]
+            tokens = part[:, 1:].numel()
+            if config.compile:
+                part = part[torch.arange(most) % len(part)]
+            ids = to_device(part, device)
             with autocast:
                 losses, _ = forward(ids[:, :-1], ids[:, 1:])
             if i < len(parts):
-                total += losses.double().sum()
+                total += losses[:tokens].double().sum()
         loss = float(group.sum(total)) / validation.tokens
         if loss != loss or loss == float("inf"):
             continue  # a diverged run; its points say so

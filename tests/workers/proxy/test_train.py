@@ -137,7 +137,7 @@ def test_a_diverging_run_says_so_and_prints_only_finite_points(
 
 def test_recipe_leaves_out_size_steps_and_seed(make_config: Make, run: Run) -> None:
     def recipe(**changes: Any) -> str:
-        short = {"steps": 2, "cooldown_steps": 1, **changes.pop("schedule", {})}
+        short = {"steps": 2, "warmup_steps": 2, "cooldown_steps": 1, **changes.pop("schedule", {})}
         return str(run(make_config(schedule=short, **changes)).of("start")[0]["recipe"])
 
     base = recipe()
@@ -212,6 +212,18 @@ def test_a_mixture_trains_on_both(make_config: Make, run: Run, corpus_dir: Path)
         ({"model": {"d_model": 16.5}}, "d_model is 16.5; it must be a whole number"),
         ({"schedule": {"steps": True}}, "steps is True"),
         ({"schedule": {"warmup_steps": -1}}, "warmup_steps is -1"),
+        (
+            {"schedule": {"warmup_steps": 25}},
+            "warmup_steps is 25, longer than the run of 24 .*at most that many",
+        ),
+        (
+            {"evaluate": {"at_steps": [0, 24, 40, 25]}},
+            "evaluate.at_steps names step 25, and the run ends at step 24; .*or train longer",
+        ),
+        (
+            {"checkpoint": {"branch_at_steps": [24, 30]}},
+            "branch_at_steps names step 30, and the run ends at step 24",
+        ),
         ({"schedule": {"final_fraction": 5}}, "final_fraction is 5.*share of the peak"),
         ({"schedule": {"initial_fraction": math.nan}}, "initial_fraction is nan"),
         ({"seed": -1}, "seed is -1"),
@@ -242,7 +254,8 @@ def test_the_process_refuses_with_status_2(tmp_path: Path) -> None:
 def test_an_eager_run_does_not_load_the_compiler(make_config: Make, tmp_path: Path) -> None:
     """torch's compiler and sympy cost as much to import as torch itself."""
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(make_config(schedule={"steps": 2, "cooldown_steps": 1})))
+    short = {"steps": 2, "warmup_steps": 1, "cooldown_steps": 1}
+    file.write_text(json.dumps(make_config(schedule=short)))
     code = (
         "import sys; from workers.proxy.train import main;"
         f"main([{str(file)!r}, '--out', {str(tmp_path / 'out')!r}]);"
