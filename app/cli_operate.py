@@ -88,8 +88,10 @@ def refuse_taken(host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address[:2], family=family).close()
     except OSError as error:
+        # the error of a name that is not known has no number of the system's
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise Refused(
-            f"{host} port {port} cannot be listened on: {error.strerror or error}.",
+            f"{host} port {port} cannot be listened on: {why}.",
             "Choose another port with --port (0 takes a free one), or another address with --host.",
         ) from None
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from fitting.errors import FittingError
 from fitting.links import Floats
+from fitting.runs import LARGEST
 from fitting.surrogate import interpolated
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
     """Predict the loss of new runs. inputs: {name: scalar or [points]}."""
     chosen = fit.level if level is None else check_level(level)
     x = fit.law.columns(inputs)
+    refuse_absurd(x)
     value = np.asarray(fit.law.evaluate(x, fit.values), dtype=float)
     low, high = _quantiles(fit, x, value, chosen)
     below, above = fit.calibration.sides(low, high, decades_beyond(fit, x), chosen)
@@ -146,8 +148,25 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
     return Prediction(value, lower, upper, reach, x, chosen, fit.loss_unit, fit.law.name, said)
 
 
+def refuse_absurd(inputs: Mapping[str, Floats]) -> None:
+    """FittingError for what could not have been fitted either: products leave the floats."""
+    for name, column in inputs.items():
+        far = (column > LARGEST) | ((column > 0) & (column < 1 / LARGEST))
+        if far.any():
+            row = int(np.flatnonzero(far)[0])
+            raise FittingError(
+                "bad_value",
+                f"{name} is {column[row]:g} in row {row + 1}.",
+                f"Values lie between {1 / LARGEST:g} and {LARGEST:g}.",
+                row=row,
+                input=name,
+            )
+
+
 def warnings_of(fit: "Fit", inputs: Mapping[str, Floats]) -> Iterator[dict[str, str]]:
     """What to know about predictions at these points that their intervals do not say."""
+    if fit.status == "not_converged":  # of a degenerate one the intervals and lines below speak
+        yield {"code": f"fit_{fit.status}", "message": fit.message}
     for line in fit.data.lines:
         off = line.off(inputs)
         away = int((off > OFF).sum())

@@ -16,7 +16,7 @@ from app.api.dependencies import Cursor, Database, DatabaseDep, Id, Limit
 from app.api.idempotency import IdempotentRoute
 from app.api.schemas.common import PageOf
 from app.api.schemas.imports import ImportedOut, ImportOptions, ImportOut, ImportRows
-from app.services import imports, paging
+from app.services import imports, laws, paging
 from app.services.errors import ServiceError
 
 router = APIRouter(
@@ -135,7 +135,7 @@ def _store(
 
 def _reading(given: ImportOptions) -> dict[str, Any]:
     names = ("kind", "columns", "n_convention", "flops_convention", "loss_unit")
-    return {name: getattr(given, name) for name in names}
+    return {"also": laws.further_inputs(), **{name: getattr(given, name) for name in names}}
 
 
 def _checked(model: type[BaseModel], make: Any) -> Any:

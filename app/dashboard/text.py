@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LETTERS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _COUNTED = ("parameters", "tokens", "steps", "samples", "documents", "bytes", "sequences")
+_WHOLE = ("channels", "layers")
 _FROM_SUPERSCRIPT = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _FACTORS = {letter: size for size, letter in _LETTERS} | {"K": 1e3, "G": 1e9}
 MISSING = "–"
@@ -52,6 +53,8 @@ def quantity(value: float | None, unit: str = "", digits: int = 3) -> str:
         return number(value, digits)
     if unit.lower() == "flops":
         return scientific(value, digits)
+    if unit in _WHOLE:
+        return f"{value:,.0f}"
     if any(word in unit.lower() for word in _COUNTED):
         if abs(value) >= 1e15:
             return scientific(value, digits)
@@ -99,9 +102,11 @@ def percent(value: float | None, signed: bool = True) -> str:
 
 
 def times(value: float | None) -> str:
-    """3.2 -> 3.2×."""
+    """3.2 -> 3.2×; from a million on 2.9 × 10¹²×."""
     if value is None or not math.isfinite(value):
         return MISSING
+    if value >= 999_500:
+        return f"{scientific(value, 2)}×"
     return f"{significant(value, 2 if value < 100 else 3)}×"
 
 

@@ -58,6 +58,7 @@ def read(
     format: str | None = None,
     kind: Kind = "auto",
     inputs: Sequence[str] = ("N", "D"),
+    also: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     n_convention: str | None = None,
     flops_convention: str | None = None,
@@ -66,6 +67,7 @@ def read(
     """A path or a binary stream -> checked points or curves.
 
     kind "auto" reads points where N and D both have a column, else curves where step has one.
+    also: further inputs of laws, read where every row has them (`points.read`).
     Raises ServiceError (kind "invalid" or "too_large") on the first thing that is wrong.
     """
     if format is None:
@@ -79,7 +81,9 @@ def read(
         )
     with _opened(source) as stream:
         table = csv.read(stream) if format == "csv" else jsonl.read(stream)
-        return _read_table(table, kind, inputs, columns, n_convention, flops_convention, loss_unit)
+        return _read_table(
+            table, kind, inputs, also, columns, n_convention, flops_convention, loss_unit
+        )
 
 
 def read_rows(
@@ -87,6 +91,7 @@ def read_rows(
     *,
     kind: Kind = "auto",
     inputs: Sequence[str] = ("N", "D"),
+    also: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     n_convention: str | None = None,
     flops_convention: str | None = None,
@@ -94,7 +99,9 @@ def read_rows(
 ) -> Measured:
     """The same from rows that are already objects (a request's body); they are numbered from 1."""
     table = jsonl.read_rows(rows)
-    return _read_table(table, kind, inputs, columns, n_convention, flops_convention, loss_unit)
+    return _read_table(
+        table, kind, inputs, also, columns, n_convention, flops_convention, loss_unit
+    )
 
 
 def read_runs(source: str | Path | BinaryIO, **options: Any) -> Runs:
@@ -134,6 +141,7 @@ def _read_table(
     table: Table,
     kind: Kind,
     inputs: Sequence[str],
+    also: Sequence[str],
     columns: Mapping[str, str] | None,
     n_convention: str | None,
     flops_convention: str | None,
@@ -159,6 +167,7 @@ def _read_table(
     return points.read(
         table,
         inputs=inputs,
+        also=also,
         columns=columns,
         n_convention=n_convention,
         flops_convention=flops_convention,

@@ -31,6 +31,7 @@ def read(
     table: Table,
     *,
     inputs: Sequence[str] = ("N", "D"),
+    also: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     n_convention: str | None = None,
     flops_convention: str | None = None,
@@ -39,6 +40,8 @@ def read(
     """Every row of the table, or a refusal that names the first bad one.
 
     inputs   the law's inputs, each of which must have a column
+    also     inputs that are read where a column of just that name has a positive number in every
+             row; where `columns` names one, it must
     columns  {field: column} where the usual names do not serve; `weight` and `left_out` (a reason,
              empty where the row is fitted) are read only where they are named here
     The conventions are taken from the arguments, else from columns of that name (which must agree
@@ -51,6 +54,11 @@ def read(
     header, header_row = table.header, table.header_row
     input_columns = {
         name: need_column(name, header, chosen, header_row=header_row) for name in inputs
+    }
+    input_columns |= {
+        name: need_column(name, header, chosen, header_row=header_row)
+        for name in also
+        if name in chosen
     }
     loss_column = need_column("loss", header, chosen, header_row=header_row)
     run_column, flops_column, step_column = (
@@ -67,6 +75,8 @@ def read(
         "loss_unit": _Said("loss_unit", LOSS_UNITS, table, chosen),
     }
     used = {*input_columns.values(), loss_column, run_column, flops_column, step_column}
+    # by their exact names: what is called s or g may be anything
+    maybe = [name for name in also if name in header and name not in {*input_columns, *used}]
 
     points: list[MeasuredPoint] = []
     seen: dict[tuple[Any, ...], tuple[float, int]] = {}
@@ -133,6 +143,7 @@ def read(
             f"Column {flops_column!r} is 6 N D that overflowed 64-bit integers on {wrapped} of "
             f"{len(points)} rows; it was left out, and compute is 6 N D in floats.",
         )
+    points, brought = _with_inputs(points, maybe)
     conventions = Conventions(
         n_convention
         or said["n_convention"].value
@@ -142,7 +153,7 @@ def read(
         or said["loss_unit"].value
         or ("bits/byte" if plain(loss_column) in BITS_PER_BYTE_NAMES else "nats/token"),
     )
-    found = {**input_columns, "loss": loss_column}
+    found = {**input_columns, **brought, "loss": loss_column}
     optional = {"run": run_column, "flops": flops_column, "step": step_column}
     found.update({name: column for name, column in optional.items() if column})
     return Measured(
@@ -154,6 +165,28 @@ def read(
         repeated_rows=repeated,
         warnings=warnings,
     )
+
+
+def _with_inputs(
+    points: list[MeasuredPoint], maybe: Sequence[str]
+) -> tuple[list[MeasuredPoint], dict[str, str]]:
+    """The points with the columns as inputs that hold a positive number in every row, and which."""
+    brought = {}
+    for name in maybe:
+        try:
+            values = [cells.positive(one.extra.get(name), one.row, name) for one in points]
+        except ServiceError:
+            continue  # it stays what it was: a column that is kept and not computed with
+        brought[name] = name
+        points = [
+            replace(
+                point,
+                inputs={**point.inputs, name: value},
+                extra={key: cell for key, cell in point.extra.items() if key != name},
+            )
+            for point, value in zip(points, values, strict=True)
+        ]
+    return points, brought
 
 
 class _Said:

@@ -51,6 +51,7 @@ def create(connection: Connection, request: ContinualRequest) -> Stored:
     if request.project is not None:
         project_id = projects.resolve(connection, request.project).id
     documents: dict[str, Any] = {}
+    units: dict[str, str | None] = {}
     for role, name in names.items():
         if request.curves is not None:
             curves: Sequence[ContinualCurve] = request.curves[role]
@@ -58,6 +59,7 @@ def create(connection: Connection, request: ContinualRequest) -> Stored:
             curves, run_ids = run_curves.continual_curves(
                 connection, request.project, request.run_ids, name
             )
+            units[role] = run_curves.loss_unit(connection, run_ids, name)
         else:
             raise ServiceError(
                 "invalid",
@@ -83,7 +85,12 @@ def create(connection: Connection, request: ContinualRequest) -> Stored:
         kind="+".join(str(documents[role]["law"]) for role in ROLES),
         status="converged" if statuses == {"converged"} else sorted(statuses - {"converged"})[0],
         digest=hashlib.sha256(both.encode()).hexdigest(),
-        request={**names, "seed": request.seed, "convention": request.convention},
+        request={
+            **names,
+            "loss_units": units,
+            "seed": request.seed,
+            "convention": request.convention,
+        },
         document=documents,
         project_id=project_id,
         run_ids=run_ids,

@@ -320,7 +320,9 @@ def select_runs(connection: Connection, law: Law | None, request: FitRequest) ->
         for row in rows:
             missing = [name for name in names if input_of(row, name) is None]
             if missing:
-                reason = f"its {' and '.join(missing)} is not known"
+                reason = (
+                    f"its {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not known"
+                )
                 left_out.append({"run_id": row.run_id, "run": row.name, "reason": reason})
             else:
                 kept.append(row)
@@ -329,7 +331,8 @@ def select_runs(connection: Connection, law: Law | None, request: FitRequest) ->
                 "not_enough_data",
                 f"None of the {len(rows)} runs has every input of {law.name}: "
                 f"{left_out[-1]['reason']}.",
-                "Fit a law of N and D, or import runs with that column.",
+                "Fit a law of N and D, or import runs with a positive number in that column of "
+                "every row.",
             )
     return Selected(_runs_of_rows(kept, names, request), [row.run_id for row in kept], left_out)
 
@@ -538,7 +541,7 @@ def _refuse_missing(wanted: Sequence[int], chosen: Selection) -> None:
 
 def _refuse_mixed(what: str, values: set[str]) -> None:
     if len(values) > 1:
-        shown = ", ".join(sorted((value[:12] or "(imported)") for value in values))
+        shown = ", ".join(sorted(map(_recognisable, values)))
         raise ServiceError(
             "invalid",
             f"The runs have {len(values)} {what}s: {shown}.",
@@ -548,6 +551,12 @@ def _refuse_mixed(what: str, values: set[str]) -> None:
             column=f"select.{what}",
             value=shown,
         )
+
+
+def _recognisable(value: str) -> str:
+    """A digest by its beginning, a word of somebody's as it is: `select.recipe` takes either."""
+    is_digest = len(value) == 64 and not set(value) - set("0123456789abcdef")
+    return value[:12] if is_digest else value or "(imported)"
 
 
 def _stored(connection: Connection, fit_id: int) -> storage.StoredFit:

@@ -38,6 +38,7 @@ class ForecastShown:
     run_name: str | None
     run_status: str | None
     law: str
+    fit_status: str
     validation_set: str
     loss_unit: str
     inputs: dict[str, float]
@@ -239,6 +240,7 @@ def _shown(connection: Connection, stored: storage.Forecast) -> ForecastShown:
         run_name=None if run is None else run.name,
         run_status=None if run is None else run.status,
         law=fit.law,
+        fit_status=fit.status,
         made=_made(stored, run),
         error=stored.error,
         inside=stored.inside,

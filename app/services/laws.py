@@ -21,6 +21,11 @@ def input_names() -> list[str]:
     return list(dict.fromkeys(every))
 
 
+def further_inputs() -> list[str]:
+    """The inputs beside N, D and compute, which every run may have."""
+    return [name for name in input_names() if name not in ("N", "D", "C")]
+
+
 def find(name: str) -> Law:
     """The law of that name; ServiceError (not_found) names the known ones."""
     law = fitting.LAWS.get(name)

@@ -41,7 +41,7 @@ class CurveRequest:
 
 def create(connection: Connection, request: CurveRequest) -> Stored:
     """Fit a law to curves and keep it."""
-    curves, run_ids, project_id = list(request.curves), list[int](), None
+    curves, run_ids, project_id, unit = list(request.curves), list[int](), None, None
     if request.project is not None:
         project_id = projects.resolve(connection, request.project).id
     if not curves:
@@ -57,6 +57,7 @@ def create(connection: Connection, request: CurveRequest) -> Stored:
             run_curves.training_curve(connection, run, request.validation_set) for run in chosen
         ]
         run_ids = [run.id for run in chosen]
+        unit = run_curves.loss_unit(connection, run_ids, request.validation_set)
     found = fit_curves(
         request.law,
         curves,
@@ -75,6 +76,7 @@ def create(connection: Connection, request: CurveRequest) -> Stored:
         request={
             "law": request.law,
             "validation_set": request.validation_set,
+            "loss_unit": unit,
             "curves": [curve.name for curve in curves],
             "seed": request.seed,
         },

@@ -101,6 +101,28 @@ def training_curve(connection: Connection, run: Run, validation_set: str | None)
     return Curve.of(run.name, step, loss, _known(run, logged), run.n_total)
 
 
+def loss_unit(
+    connection: Connection, run_ids: Sequence[int], validation_set: str | None
+) -> str | None:
+    """The unit of the losses of these runs on a validation set; None for training losses, whose
+    unit is not stored. ServiceError where they have several."""
+    if validation_set is None:
+        return None
+    units = {
+        one.loss_unit
+        for one in evaluations.last_of_runs(connection, run_ids)
+        if one.validation_set == validation_set
+    }
+    if len(units) > 1:
+        raise ServiceError(
+            "invalid",
+            f"The losses on {validation_set!r} are in {' and '.join(sorted(units))}.",
+            "Name runs whose losses have one unit (run_ids), or convert them to one.",
+            column="run_ids",
+        )
+    return units.pop() if units else None
+
+
 def known_schedule(connection: Connection, run: Run) -> Schedule:
     """As `schedule_of`, by what the database has of the run."""
     return _known(run, stored_curves.read(connection, run.id))

@@ -171,6 +171,9 @@ def test_an_unseen_continual_run_of_ours_is_predicted(
     drawn = traces(shown, "general")
     assert len([one for one in drawn if "replay " in one.get("name", "")]) == 8
     assert "before the transfer" in {one.get("name") for one in drawn}
+    # the README of the sample runs says the unit
+    titles = re.findall(r"loss on (\w+) \(nats.{1,6}byte\)", shown)
+    assert set(titles) == {"english", "code"}
     assert "Before the transfer the general loss is" in shown
 
 

@@ -91,6 +91,24 @@ def test_two_forecasts_of_one_run_have_a_line_each() -> None:
     assert len(set(figures.forecasts(rows).data[0].y)) == 2
 
 
+def test_an_interval_that_is_almost_open_does_not_squeeze_the_others() -> None:
+    rows = [figures.Forecast("wide", 2.0, 0.5, 2e11), figures.Forecast("run", 2.2, 2.1, 2.3, 2.4)]
+    low, high = figures.forecasts(rows).layout.xaxis.range
+    assert 0 < low < 0.5 and 4.0 < high < 5.0
+    assert figures.forecasts(rows[1:]).layout.xaxis.range is None
+
+
+def test_the_best_shape_is_named_beside_the_dots() -> None:
+    width, depth = np.array([256.0, 512.0, 1024.0]), np.array([4.0, 8.0, 16.0])
+    losses = np.full((3, 3), 3.0)
+    losses[0, 2] = 2.5
+    figure = figures.shapes(width, depth, losses, losses, losses, LOSS, (1024.0, 4.0), 0.001)
+    (label,) = figure.layout.annotations
+    assert label.text == "1024 × 4" and (10**label.x, 10**label.y) == pytest.approx((1024, 4))
+    # the dots lie within a few pixels of the diamond: the label is led away, into the figure
+    assert label.ax < -40 and label.ay < -40
+
+
 def test_draws_show_at_most_six_parameters() -> None:
     names = [f"p{k}" for k in range(9)]
     values = np.random.default_rng(0).normal(1, 0.1, (500, 9))

@@ -143,6 +143,7 @@ class TestSeeded:
             "fit=abc",
             "fit=999",
             "D=1e300",
+            "budget=1e300",
         ):
             assert "<h1>" in page(pages, f"/predict?{query}")
 

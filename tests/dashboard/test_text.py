@@ -60,6 +60,8 @@ def test_interval_loss_percent_times() -> None:
     assert text.percent(0.006) == "+0.6%"
     assert text.percent(-0.0214) == "−2.1%"
     assert text.times(3.2) == "3.2×"
+    assert text.times(876_000.0) == "876,000×" and text.times(2.94e12) == "2.9 × 10¹²×"
+    assert text.interval(5568.0, 6144.0, "channels") == "[5,568, 6,144]"
     assert text.loss(None) == "–"
 
 

@@ -1,6 +1,7 @@
 """What the runs cannot see is open: never an interval of no width, never a silent prediction."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,12 @@ def test_a_prediction_off_the_seen_line_says_so(
     (warned,) = found.predict(off).warnings
     assert warned["code"] == "off_the_seen_line" and said in warned["message"]
     assert found.predict(off).to_dict()["warnings"] == [warned]
+
+
+def test_a_prediction_by_a_fit_that_did_not_converge_says_so() -> None:
+    found = replace(fit(LAW, runs(*grid()), draws=20), status="not_converged", message="Stopped.")
+    (warned,) = found.predict({"N": 1e8, "D": 1e9}).to_dict()["warnings"]
+    assert warned == {"code": "fit_not_converged", "message": "Stopped."}
 
 
 def test_beyond_runs_without_a_floor_the_prediction_says_so() -> None:

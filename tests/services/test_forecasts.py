@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 from app.errors import ServiceError
 from app.services import fits, forecasts
 from app.services.fits import FitRequest, Select, StoredFit
+from fitting import FittingError
 from tests.services.conftest import project_with_runs
 
 
@@ -32,6 +33,12 @@ def test_inputs_alone_may_be_forecast(connection: Connection) -> None:
     # the largest run has 1e9 parameters and 1e11 tokens
     assert made.reach == {"N": pytest.approx(3.0), "D": pytest.approx(1.0)}
     assert made.compute_ratio == pytest.approx(3.0)
+
+
+def test_a_size_beyond_the_floats_is_refused(connection: Connection) -> None:
+    fit = fit_of(connection, "absurd")
+    with pytest.raises(FittingError, match="N is 1e\\+308"):
+        forecasts.create(connection, fit.id, inputs={"N": 1e308, "D": 1e308})
 
 
 def test_a_run_that_has_finished_is_no_forecast_but_may_be_a_backtest(

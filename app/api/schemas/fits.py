@@ -413,6 +413,7 @@ class ForecastOut(Timed):
     run_name: str | None
     run_status: str | None
     law: str
+    fit_status: str
     validation_set: str
     loss_unit: str
     inputs: dict[str, float]

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
 from app.dashboard import text
 from app.dashboard.figures.style import HIT, MISS, MUTED, new_figure
+
+WIDE = 2.0
+"""An interval that reaches beyond so many times its centre is cut off at the figure's edge."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,24 @@ def forecasts(rows: Sequence[Forecast], level: float | None = 0.9) -> go.Figure:
                 hovertemplate="actual %{x:.3f}, error %{customdata[0]}<extra></extra>",
             )
     figure.update_layout(
-        xaxis={"title": {"text": f"loss ({', '.join(units)})"}, "nticks": 8},
+        xaxis={"title": {"text": f"loss ({', '.join(units)})"}, "nticks": 8, **_span(rows)},
         yaxis={"autorange": "reversed", "ticks": "", "showline": False},
     )
     return figure
+
+
+def _span(rows: Sequence[Forecast]) -> dict[str, Any]:
+    """The range of the losses: one interval that is almost open does not squeeze the others."""
+    if not any(row.upper > WIDE * row.loss for row in rows):
+        return {}
+    shown = [
+        end
+        for row in rows
+        for end in (row.lower, min(row.upper, WIDE * row.loss), row.actual)
+        if end is not None
+    ]
+    pad = 0.04 * (max(shown) - min(shown))
+    return {"range": [min(shown) - pad, max(shown) + pad]}
 
 
 def _label(row: Forecast, index: int) -> str:

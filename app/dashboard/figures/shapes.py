@@ -55,15 +55,24 @@ def shapes(
     figure.add_scatter(
         x=[best[0]],
         y=[best[1]],
-        mode="markers+text",
+        mode="markers",
         marker={"size": 11, "symbol": "diamond", "color": OPTIMUM},
-        text=[f"{best[0]:.0f} × {best[1]:.0f}"],
-        textposition="top left" if best[0] > np.median(width) else "top right",
         hovertemplate=f"best: {best[0]:.0f} wide, {best[1]:.0f} layers<br>"
         f"{loss.name} {text.loss(float(np.nanmin(losses)))}<extra></extra>",
         name="best shape",
         cliponaxis=False,
         showlegend=False,
+    )
+    # away from the dots, which lie about the diamond; towards the middle of the figure
+    figure.add_annotation(
+        x=np.log10(best[0]),
+        y=np.log10(best[1]),
+        text=f"{best[0]:.0f} × {best[1]:.0f}",
+        ax=-64 if best[0] > np.median(width) else 64,
+        ay=-52 if best[1] <= np.median(depth) else 52,
+        arrowhead=0,
+        arrowcolor=MUTED,
+        standoff=7,
     )
     figure.update_layout(xaxis=axis(WIDTH, width, 0), yaxis=axis(DEPTH, depth, 0))
     return figure

@@ -50,7 +50,7 @@ def cpt(request: Request) -> HTMLResponse:
         shown: dict[str, Any] = {}
         if stored is not None:
             fits = continual.load(connection, stored.id)
-            shown = asked_of(fits, measured(connection, stored), query)
+            shown = asked_of(fits, measured(connection, stored), query, units_of(stored))
     drawn: dict[str, go.Figure] = shown.pop("figures", {})
     return render.page(
         request,
@@ -132,7 +132,15 @@ def before_of(query: Mapping[str, str], curves: Curves, fits: Fits) -> dict[str,
     return found
 
 
-def asked_of(fits: Fits, curves: Curves, query: Mapping[str, str]) -> dict[str, Any]:
+def units_of(stored: Stored) -> dict[str, str]:
+    """{role: unit of its losses}; "" where it is not known."""
+    kept = stored.request.get("loss_units") or {}
+    return {role: kept.get(role) or "" for role in continual.ROLES}
+
+
+def asked_of(
+    fits: Fits, curves: Curves, query: Mapping[str, str], units: Mapping[str, str]
+) -> dict[str, Any]:
     """The form, the answer and the figures, as the page shows them."""
     data = fits["general"].data
     low, high = (float(one) for one in data["peak_lr"])
@@ -164,7 +172,7 @@ def asked_of(fits: Fits, curves: Curves, query: Mapping[str, str]) -> dict[str, 
         warm = min(round(0.025 * past["steps"]), int(past["steps"]))
         before = pretrained(int(past["steps"]), past["peak_lr"], warm, past["potential"])
         transfer = Transfer(before, asked.schedule(), min(ratio, 1 - 1e-9))
-        shown |= answered(fits, curves, transfer, asked.kind)
+        shown |= answered(fits, curves, transfer, asked.kind, units)
     except FittingError as error:
         shown["refusal"] = f"{error.message} {error.hint}".strip()
         return shown
@@ -187,7 +195,9 @@ def share_slider(
     return schedule_form.slider(name, label, value, ends[0], ends[1], unit)
 
 
-def answered(fits: Fits, curves: Curves, transfer: Transfer, kind: str) -> dict[str, Any]:
+def answered(
+    fits: Fits, curves: Curves, transfer: Transfer, kind: str, units: Mapping[str, str]
+) -> dict[str, Any]:
     """Both losses along the transfer, whether what is forgotten comes back, and the figures."""
     last = transfer.schedule.steps
     steps = np.unique(np.round(np.geomspace(max(1, last // 200), last, POINTS)).astype(np.int64))
@@ -209,6 +219,7 @@ def answered(fits: Fits, curves: Curves, transfer: Transfer, kind: str) -> dict[
                 **end,
                 "role": role,
                 "domain": fit.domain,
+                "unit": units[role],
                 "interval": text.interval(end["lower"], end["upper"]),
                 "level": found.level,
                 "change": None if start is None else end["loss"] - start,
@@ -228,7 +239,7 @@ def answered(fits: Fits, curves: Curves, transfer: Transfer, kind: str) -> dict[
             figures.Line(found.step, found.value, found.lower, found.upper, f"this {kind}"),
             start,
             turning,
-            figures.Quantity(f"loss on {fit.domain}", log=False),
+            figures.Quantity(f"loss on {fit.domain}", units[role], log=False),
             found.level,
         )
     return {

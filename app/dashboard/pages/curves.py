@@ -82,6 +82,7 @@ def listed(stored: Stored, projects: Mapping[int, str]) -> dict[str, Any]:
         "status": stored.status,
         "message": document["message"],
         "loss": f"loss on {loss}" if loss else "training loss",
+        "loss_unit": stored.request.get("loss_unit") or "",
         "runs": document["data"]["runs"],
         "steps": document["data"]["steps"],
         "warnings": document["warnings"],
@@ -216,7 +217,7 @@ def drawn(
     prediction: CurvePrediction,
 ) -> go.Figure:
     """The fitted runs with the law through them, and the predicted curve."""
-    steps, rates = prediction.step, schedule.rates()
+    steps, rates, shown = prediction.step, schedule.rates(), listed(stored, {})
     all_steps = np.unique(np.append(steps, np.linspace(1, schedule.steps, 300).astype(np.int64)))
     all_steps = all_steps[all_steps >= steps[0]]
     return figures.overlay(
@@ -225,7 +226,7 @@ def drawn(
             steps, prediction.value, prediction.lower, prediction.upper, f"this {asked.kind}"
         ),
         (all_steps, rates[all_steps - 1]),
-        figures.Quantity(listed(stored, {})["loss"], log=False),
+        figures.Quantity(shown["loss"], shown["loss_unit"], log=False),
         prediction.level,
     )
 

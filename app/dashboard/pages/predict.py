@@ -20,6 +20,7 @@ from app.dashboard.pages.database import reading
 from app.dashboard.pages.fits import OpenFit, first_law, loss_quantity, open_fit
 from app.storage import overview as storage
 from fitting import Allocation, AllocationProblem, Fit, FittingError, allocate
+from fitting.runs import LARGEST
 
 router = APIRouter(include_in_schema=False)
 
@@ -106,6 +107,7 @@ def values_of(fit: Fit, query: Mapping[str, str]) -> dict[str, float]:
     """What the form asks for; an input that is missing or unreadable gets its first value."""
     spans = ranges(fit)
     asked = {name: text.parse(query.get(name)) for name in spans}
+    asked = {name: None if abs(value or 0) > LARGEST else value for name, value in asked.items()}
     first: dict[str, float] = {}
     for name, (low, high) in spans.items():
         data = fit.data.inputs.get(name, (low, high))

@@ -183,7 +183,8 @@ def told(plan: ShapeAllocation) -> dict[str, Any]:
         "level": plan.level,
         "loss_interval": text.interval(best["lower"], best["upper"]),
         "between": {name: between(name) for name in PLAIN}
-        | {"N": between("N", "parameters"), "D": between("D", "tokens")},
+        | {"N": between("N", "parameters"), "D": between("D", "tokens")}
+        | {"width": between("width", "channels"), "depth": between("depth", "layers")},
         "valley": valley,
         "valley_N": text.interval(valley["N"][0], valley["N"][1], "parameters"),
         "valley_width": text.interval(valley["width"][0], valley["width"][1], "channels"),
