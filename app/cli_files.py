@@ -364,10 +364,10 @@ def inputs_in(file: Path, columns: Mapping[str, str]) -> list[str]:
 
 def column_in(file: Path, field: str, columns: Mapping[str, str]) -> str | None:
     """The column of the file that holds a field, if there is one."""
-    from app.importers import csv, format_of, jsonl
+    from app.importers import csv, format_of, jsonl, opened
     from app.importers.columns import find_column
 
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         table = (csv if format_of(str(file)) == "csv" else jsonl).read(stream)
         return find_column(field, table.header, columns, header_row=table.header_row)
 

@@ -7,16 +7,18 @@ A source is read whole or refused whole, with the row, the value and the remedy.
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from app.errors import ServiceError
 from app.importers import csv, curves, jsonl, points
 from app.importers.columns import find_column
+from app.importers.lines import unpacked
 from app.importers.measured import (
     FLOPS_CONVENTIONS,
     LOSS_UNITS,
@@ -39,6 +41,7 @@ __all__ = [
     "MeasuredCurve",
     "MeasuredPoint",
     "format_of",
+    "opened",
     "read",
     "read_rows",
     "read_runs",
@@ -79,7 +82,7 @@ def read(
             f"Use one of {', '.join(FORMATS)}.",
             value=format,
         )
-    with _opened(source) as stream:
+    with opened(source) as stream:
         table = csv.read(stream) if format == "csv" else jsonl.read(stream)
         return _read_table(
             table, kind, inputs, also, columns, n_convention, flops_convention, loss_unit
@@ -186,19 +189,27 @@ def _kind_of(table: Table, inputs: Sequence[str], columns: Mapping[str, str]) ->
 
 
 @contextmanager
-def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+def opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+    """The text of a file or a stream, unpacked where it begins as gzip does."""
     if not isinstance(source, str | Path):
-        yield source
+        with _refusing_half_a_gzip("The file"):
+            yield unpacked(source)
         return
     path = Path(source)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            yield cast(BinaryIO, stream)
+        with path.open("rb") as stream, _refusing_half_a_gzip(str(path)):
+            yield unpacked(stream)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ServiceError(
             "not_found", f"{path} cannot be read: {error.strerror}.", "Check the path."
         ) from None
-    except (gzip.BadGzipFile, EOFError) as error:
+
+
+@contextmanager
+def _refusing_half_a_gzip(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ServiceError(
-            "invalid", f"{path} is not a whole gzip file: {error}.", "Compress it again."
+            "invalid", f"{name} is not a whole gzip file: {error}.", "Compress it again."
         ) from None

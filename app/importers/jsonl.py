@@ -38,13 +38,22 @@ def _table(format: str, objects: Iterator[tuple[int, Mapping[str, Any]]], digest
     return Table(format, list(first[1]), None, rows, digest)
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is named more than once")
+    return found
+
+
 def _objects(lines: Lines) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for line in lines:
         if not line.strip():
             continue
         row = lines.number
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_named_once)
         except (ValueError, RecursionError) as error:
             raise ServiceError(
                 "invalid",

@@ -1,12 +1,48 @@
 """Bytes -> lines of bounded length, with their digest: of a 2 GB line one MiB is read."""
 
+import gzip
 import hashlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from app.errors import ServiceError
 
 MAX_LINE_BYTES = 1 << 20
+MAX_UNPACKED_BYTES = 2 << 30
+NO_TABLES = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive or a spreadsheet"}
+
+
+def unpacked(stream: BinaryIO) -> BinaryIO:
+    """The stream, or what is packed in it. What can never be a table is refused by its name."""
+    if not stream.seekable():
+        return stream
+    begin = stream.tell()
+    first = stream.read(4)
+    stream.seek(begin)
+    if first.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, _Gzip(fileobj=stream, mode="rb"))
+    for mark, name in NO_TABLES.items():
+        if first.startswith(mark):
+            raise ServiceError(
+                "invalid",
+                f"This is {name}, and a table is read from CSV or JSON lines.",
+                "Write it as CSV (pandas: DataFrame.to_csv), and gzip that if it is large.",
+            )
+    return stream
+
+
+class _Gzip(gzip.GzipFile):
+    """A gzip file that is read up to a limit: a few kilobytes may hold terabytes."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(-1 if size is None else size)
+        if self.tell() > MAX_UNPACKED_BYTES:
+            raise ServiceError(
+                "too_large",
+                f"Unpacked, the file is larger than {MAX_UNPACKED_BYTES >> 20} MiB.",
+                "Import it in parts.",
+            )
+        return line
 
 
 class Lines:

@@ -1,5 +1,6 @@
 """Commands and the README's curl lines against a real server on a real database."""
 
+import gzip
 import json
 import os
 import re
@@ -69,6 +70,11 @@ def test_runs_are_imported_listed_and_shown(here: Run, tmp_path: Path) -> None:
     assert len(here("runs", "list", "--project", "cli", "--limit", 7, "--json").document) == 7
     shown = here("runs", "show", listed.document[0]["id"])
     assert shown.code == 0 and "loss on c4" in shown.out
+
+    packed = tmp_path / "runs.csv.gz"
+    packed.write_bytes(gzip.compress(Path(RUNS).read_bytes()))
+    unpacked = here("import", packed, "--project", "cli packed", "--json")
+    assert unpacked.document["n_runs"] == 42, unpacked.err
 
     again = here("import", RUNS, "--project", "cli", "--json")
     assert again.code == 1 and again.document["hint"]

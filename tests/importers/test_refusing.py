@@ -1,5 +1,6 @@
 """Bad input is refused whole, with the row as people see it, the value and the remedy."""
 
+import gzip
 import io
 import json
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import ServiceError
-from app.importers import read, read_rows
+from app.importers import lines, read, read_rows
 
 GOOD = "N,D,loss\n1e8,2e9,3.5\n"
 
@@ -141,3 +142,28 @@ def test_a_convention_that_is_not_known_is_refused() -> None:
 def test_a_mapped_column_that_is_not_there_is_refused() -> None:
     error = refused(GOOD, columns={"loss": "perplexity"})
     assert error.value == "perplexity" and "'loss'" in error.hint
+
+
+@pytest.mark.parametrize("begin", [b"PAR1\x15\x04", b"PK\x03\x04\x14\x00"])
+def test_a_file_that_is_no_text_is_called_by_its_name(begin: bytes) -> None:
+    error = refused(begin + bytes(100))
+    assert "Parquet" in error.message or "spreadsheet" in error.message
+    assert "CSV" in error.hint
+
+
+def test_half_a_gzip_file_is_refused() -> None:
+    packed = gzip.compress(GOOD.encode() + b"1e8,2e9,3.25\n" * 1000)
+    for half in (packed[:40], packed[:-6], packed[:30] + b"\xff" * 20 + packed[50:]):
+        assert "gzip" in refused(half).message
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_UNPACKED_BYTES", 10_000)
+    packed = gzip.compress(GOOD.encode() + b"1e8,2e9,3.25\n" * 100_000)
+    assert len(packed) < 10_000
+    assert refused(packed).kind == "too_large"
+
+
+def test_a_member_that_is_named_twice_is_refused() -> None:
+    error = refused('{"N": 1e8, "D": 2e9, "loss": 3, "loss": 9}', format="jsonl")
+    assert "'loss'" in error.message and error.row == 1
