@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from app.dashboard import text
 from app.dashboard.figures.style import CONFIG
+from app.dashboard.sketch import sketch
 
 HERE = Path(__file__).parent
 STATIC_PATH = "/static"
@@ -49,10 +50,12 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure as a template needs it: its height, so that the page does not jump, and its JSON."""
+    """A figure as a template needs it: its height, so that the page does not jump, its JSON, and
+    what is drawn of it until a script has come."""
 
     height: int
     json: Markup
+    sketch: Markup
 
 
 @lru_cache
@@ -103,8 +106,9 @@ def figure_json(figure: go.Figure) -> str:
     return f'{document[:-1]},"config":{json.dumps(CONFIG)}}}'
 
 
-def shown(figure: go.Figure) -> Shown:
-    return Shown(int(figure.layout.height or 420), for_script(figure_json(figure)))
+def shown(figure: go.Figure, *, sketched: bool = False) -> Shown:
+    drawn = sketch(figure) if sketched else Markup()
+    return Shown(int(figure.layout.height or 420), for_script(figure_json(figure)), drawn)
 
 
 def page(
@@ -113,11 +117,13 @@ def page(
     *,
     page: str,
     figures: Mapping[str, go.Figure] | None = None,
+    sketched: bool = False,
     status_code: int = 200,
     **context: Any,
 ) -> HTMLResponse:
-    """The template filled in. `page` is the entry of the menu that this page belongs to."""
-    drawn = {name: shown(figure) for name, figure in (figures or {}).items()}
+    """The template filled in. `page` is the entry of the menu that this page belongs to; sketched:
+    its figures of curves are drawn in the page as well, see `sketch`."""
+    drawn = {name: shown(figure, sketched=sketched) for name, figure in (figures or {}).items()}
     html = ENVIRONMENT.get_template(template).render(
         page=page,
         figures=drawn,

@@ -4,14 +4,18 @@
 
 One run that has finished and one that still trains, each with a gradient norm at every step. For
 each request Postgres and the API are started anew, so that neither has anything in memory (the
-system's own cache of files stays). Printed are seconds by the clock and CPU seconds of both;
-judged is the CPU, because other work on the machine does not count in it.
+system's own cache of files stays), and so is the browser, where there is a Chromium: no cache, no
+cookies. Printed are seconds by the clock and CPU seconds; judged is the CPU, because other work on
+the machine does not count in it: of Postgres and the API for a request; for the page also that of
+the browser's main thread until the curve is on the screen.
 """
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
@@ -24,10 +28,34 @@ from tests.benchmarks.big_project import served
 LIMIT_SECONDS = 1.0
 PIECE = 100_000
 
+# In the page: when its first curve was on the screen, and when plotly.js had drawn it again. A
+# frame's callbacks run before it is painted, a message that they post after.
+WATCH = """
+function when(what, name) {
+  new MutationObserver((_, observer) => {
+    if (!document.querySelector(what)) return;
+    observer.disconnect();
+    requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => { window[name] = performance.now(); };
+      channel.port2.postMessage(0);
+    });
+  }).observe(document, { childList: true, subtree: true });
+}
+when(".sketch path", "drawnAt");
+when(".js-plotly-plot .scatterlayer .js-line", "livelyAt");
+"""
+TIMES = """() => {
+  const [page] = performance.getEntriesByType("navigation");
+  return { server: page.responseStart, read: page.responseEnd, parsed: page.domInteractive,
+           drawn: window.drawnAt, lively: window.livelyAt };
+}"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--times", type=int, default=3, help="that a browser opens each page")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scalewright-curve-") as name:
         Path(name).chmod(0o755)
@@ -39,24 +67,80 @@ def main() -> None:
                 ids = {ended: make(connection, ended, given.points) for ended in (True, False)}
             engine.dispose()
             for ended, run_id in ids.items():
+                said = "finished" if ended else "training"
                 for path in (
                     f"/v1/runs/{run_id}/curve",
                     f"/runs/{run_id}/figure.json",
                     f"/runs/{run_id}",
                 ):
-                    embedded.stop(settings)
-                    with served(settings) as (client, clock):
-                        before, began = clock(), time.monotonic()
-                        answer = client.get(path)
-                        took, used = time.monotonic() - began, clock() - before
-                    answer.raise_for_status()
-                    print(
-                        f"{'finished' if ended else 'training'}: {path:24} {took:6.2f} s "
-                        f"{used:6.2f} CPU s  {'ok' if used <= LIMIT_SECONDS else 'MISSED'}",
-                        flush=True,
-                    )
+                    ask(settings, said, path)
+                for _ in range(given.times):
+                    visit(settings, said, f"/runs/{run_id}")
         finally:
             embedded.stop(settings)
+
+
+def ask(settings: Settings, said: str, path: str) -> None:
+    """One request, all servers started anew."""
+    embedded.stop(settings)
+    with served(settings) as (client, clock):
+        before, began = clock(), time.monotonic()
+        answer = client.get(path)
+        took, used = time.monotonic() - began, clock() - before
+    answer.raise_for_status()
+    print(f"{said}: {path:24} {took:6.2f} s {used:6.2f} CPU s  {verdict(used)}", flush=True)
+
+
+def visit(settings: Settings, said: str, path: str) -> None:
+    """The page in a new Chromium, all servers started anew: from the start of the navigation until
+    the curve is on the screen, and until plotly.js has taken over."""
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if chromium is None:
+        print("no chromium: the page was not opened in a browser")
+        return
+    from playwright.sync_api import sync_playwright
+
+    from tests.acceptance.test_browser import ARGUMENTS
+
+    embedded.stop(settings)
+    with served(settings) as (client, clock), sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.add_init_script(WATCH)
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
+        session.send("Performance.enable")
+        before = clock()
+        page.goto(str(client.base_url).rstrip("/") + path, wait_until="commit")
+        served_by = clock() - before
+        main_thread, seen = 0.0, False
+        while not page.evaluate("window.livelyAt"):
+            if not seen:  # the first look after the curve is there counts a little too much
+                seen = bool(page.evaluate("window.drawnAt"))
+                main_thread = _tasks(session)
+            time.sleep(0.01)
+        times = page.evaluate(TIMES)
+        in_all = _tasks(session)
+        browser.close()
+    used = served_by + main_thread
+    parts = ", ".join(f"{name} {value / 1e3:.2f}" for name, value in times.items())
+    print(
+        f"{said}: {path} in Chromium, s since navigation: {parts}; CPU s: servers {served_by:.2f}, "
+        f"main thread until drawn {main_thread:.2f} (until lively {in_all:.2f})  {verdict(used)}",
+        flush=True,
+    )
+
+
+def _tasks(session: Any) -> float:
+    """CPU seconds of all tasks of the page's main thread."""
+    found = session.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in found if one["name"] == "TaskDuration"))
+
+
+def verdict(used: float) -> str:
+    return "ok" if used <= LIMIT_SECONDS else "MISSED"
 
 
 def make(connection: Connection, ended: bool, n: int) -> int:

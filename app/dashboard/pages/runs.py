@@ -64,6 +64,7 @@ def runs(
         caption=f"{len(rows)} runs, newest first.",
         more=more,
         figures={} if drawn is None else {"curves": drawn},
+        sketched=True,
     )
 
 
@@ -93,6 +94,7 @@ def sweep(request: Request, sweep_id: Id) -> HTMLResponse:
         "branches cool down from a checkpoint and carry the losses that a fit uses.",
         more=None,
         figures={} if drawn is None else {"curves": drawn},
+        sketched=True,
     )
 
 
@@ -130,6 +132,7 @@ def run(request: Request, run_id: Id) -> HTMLResponse:
         details=details(row),
         config=json.dumps(row["config"], indent=2) if row["config"] else None,
         figures={} if drawn is None else {"run": drawn},
+        sketched=True,
     )
 
 

@@ -20,6 +20,7 @@ function themed(layout) {
 
 function draw(element, figure) {
   element.figure = figure;
+  if (!element.data) element.replaceChildren(); // what the page was sent with, see sketch.py
   return Plotly.react(element, figure.data, themed(figure.layout), figure.config);
 }
 
