@@ -55,7 +55,7 @@ TIMES = """() => {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=1_000_000)
-    parser.add_argument("--times", type=int, default=3, help="that a browser opens each page")
+    parser.add_argument("--times", type=int, default=1, help="that a browser opens each page")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scalewright-curve-") as name:
         Path(name).chmod(0o755)
@@ -104,31 +104,31 @@ def visit(settings: Settings, said: str, path: str) -> None:
 
     from tests.acceptance.test_browser import ARGUMENTS
 
-    embedded.stop(settings)
-    with served(settings) as (client, clock), sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.add_init_script(WATCH)
-        session = page.context.new_cdp_session(page)
-        session.send("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
-        session.send("Performance.enable")
-        before = clock()
-        page.goto(str(client.base_url).rstrip("/") + path, wait_until="commit")
-        served_by = clock() - before
-        main_thread, seen = 0.0, False
-        while not page.evaluate("window.livelyAt"):
-            if not seen:  # the first look after the curve is there counts a little too much
-                seen = bool(page.evaluate("window.drawnAt"))
-                main_thread = _tasks(session)
-            time.sleep(0.01)
-        times = page.evaluate(TIMES)
-        in_all = _tasks(session)
-        browser.close()
-    used = served_by + main_thread
+    for held in (False, True):  # plotly.js: to see what the main thread does without it
+        embedded.stop(settings)
+        with served(settings) as (client, clock), sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page.add_init_script(WATCH)
+            if held:
+                page.route("**/plotly.min.js*", lambda route: None)
+            session = page.context.new_cdp_session(page)
+            session.send("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
+            session.send("Performance.enable")
+            before = clock()
+            page.goto(str(client.base_url).rstrip("/") + path, wait_until="commit")
+            servers = clock() - before
+            while not page.evaluate("window.drawnAt" if held else "window.livelyAt"):
+                time.sleep(0.02)
+            main_thread = _tasks(session)
+            if not held:
+                times, lively = page.evaluate(TIMES), main_thread
+            browser.close()
+    used = servers + main_thread
     parts = ", ".join(f"{name} {value / 1e3:.2f}" for name, value in times.items())
     print(
-        f"{said}: {path} in Chromium, s since navigation: {parts}; CPU s: servers {served_by:.2f}, "
-        f"main thread until drawn {main_thread:.2f} (until lively {in_all:.2f})  {verdict(used)}",
+        f"{said}: {path} in Chromium, s since navigation: {parts}; CPU s: servers {servers:.2f}, "
+        f"main thread until drawn {main_thread:.2f} (until lively {lively:.2f})  {verdict(used)}",
         flush=True,
     )
 
