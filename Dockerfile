@@ -31,7 +31,7 @@ RUN pip install --constraint constraints.txt ".[api,parquet]"
 
 FROM build AS build-worker
 ARG TORCH_INDEX_URL=""
-RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX_URL" pip install --constraint constraints.txt ".[train]"
+RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX_URL" pip install --constraint constraints.txt ".[train,s3]"
 
 # What both images share at run time: a user of their own, who owns the data folder.
 FROM base AS run

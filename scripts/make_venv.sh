@@ -10,7 +10,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/again.sh"
 
 folder=${1:-.venv}
-extras=${2:-api,train,parquet,dev}
+extras=${2:-api,train,parquet,s3,dev}
 python=${PYTHON:-python3}
 stamp="$folder/.installed"
 

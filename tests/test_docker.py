@@ -120,10 +120,14 @@ def test_what_a_target_installs_starts(target: str) -> None:
 
 def test_workers_of_a_database_elsewhere_need_nothing_of_this_one() -> None:
     url = "postgresql://me:secret@db.example/scalewright"
+    bucket = {"SCALEWRIGHT_CHECKPOINT_STORE": "s3://bucket/runs", "AWS_ACCESS_KEY_ID": "a-key"}
     done = compose(
-        *("--profile", "remote", "config", "--format", "json"), REMOTE_DATABASE_URL=url, **SECRETS
+        *("--profile", "remote", "config", "--format", "json"),
+        **{"REMOTE_DATABASE_URL": url, **bucket, **SECRETS},
     )
     assert done.returncode == 0, done.stderr
     remote = json.loads(done.stdout)["services"]["worker-remote"]
     assert remote["environment"]["DATABASE_URL"] == url
+    assert bucket.items() <= remote["environment"].items()
+    assert remote["environment"]["AWS_SECRET_ACCESS_KEY"] is None  # not there, rather than empty
     assert not remote.get("depends_on") and remote["image"] == "scalewright-worker"

@@ -100,11 +100,33 @@ def test_they_run_as_the_image_s_user_and_have_time_to_end() -> None:
     for pod in PODS.values():
         assert pod["securityContext"]["runAsUser"] == int(uid[1])
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
     policy = Policy()
     needed = policy.stop_grace_seconds + policy.release_seconds
     assert PODS["Deployment/scalewright-workers"]["terminationGracePeriodSeconds"] > needed
     port = Settings.model_fields["port"].default
     assert container("Deployment/scalewright-api")["ports"][0]["containerPort"] == port
+
+
+def test_a_namespace_with_the_restricted_standard_takes_them() -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    for pod in PODS.values():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & pod.keys()
+        for one in pod["containers"]:
+            wanted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert one["securityContext"] == wanted
+
+
+def test_a_worker_holds_one_gpu_and_the_api_says_how_it_is() -> None:
+    limits = container("Deployment/scalewright-workers")["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == 1
+    api = container("Deployment/scalewright-api")
+    assert api["livenessProbe"]["tcpSocket"]["port"] == api["ports"][0]["name"]
+    health = api["readinessProbe"]["httpGet"]
+    assert health["path"] in (ROOT / "Dockerfile").read_text()  # which asks the same
+    assert health["port"] == api["ports"][0]["name"]
 
 
 def test_selectors_find_their_pods() -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+import structlog
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import OperationalError
 
@@ -18,9 +19,11 @@ from app.storage.engine import make_engine
 from workers import logs, machine
 from workers.attempt import TRAINER, Station
 from workers.lifecycle import Policy
-from workers.service import Slots, reap_only, serve, worker_name
+from workers.service import Slots, WorkerFailed, reap_only, serve, worker_name
 from workers.store import FsspecStore, NoDriver
 from workers.tasks import JOBS_QUEUE, QUEUES
+
+log = structlog.get_logger()
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -111,6 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
         at_once = Slots(train=concurrency, jobs=1 if JOBS_QUEUE in given.queues else 0)
         asyncio.run(serve(station, url, at_once, queues=given.queues, drain=given.drain))
         return 0
+    except WorkerFailed as error:
+        log.error("worker failed", why=str(error))
+        return 1
     except TooFewGPUs as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

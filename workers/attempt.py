@@ -28,6 +28,7 @@ from workers.recorder import Recorder, Spool, store_close
 from workers.shelf import KEEP, Shelf
 from workers.store import Store, is_url, localized
 from workers.supervise import Ledger, Trainer, child_environment, watch
+from workers.tidy import Tidier, run_folder
 from workers.upload import Uploader, discard
 
 log = structlog.get_logger()
@@ -170,6 +171,7 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
         command=shlex.join(command),
     )
     ledger: Ledger = recorder
+    uploader: Uploader | None = None
     if station.store is not None:
         uploader = Uploader(recorder, station.store, f"run-{run.id}/attempt-{taken.attempt}")
         uploader.start()
@@ -182,12 +184,14 @@ def _train(station: Station, taken: Claim, gpu: str | None) -> str:
         ledger.abandon()
         recorder.join(JOIN_SECONDS)  # it may hang in a dead connection; it has no say any more
     assert state.phase is Phase.DONE
+    tidier = Tidier(station.engine, station.settings, station.store)
     if state.close is None:
+        if uploader is not None:
+            uploader.join(JOIN_SECONDS)  # what it just brought may have come after the run's end
+            tidier.tidy(run.id)
         return "left to others"
     if state.close.status == "finished":
-        drop_resume_files(run_folder(station.settings, run.id))
-        if station.store is not None:
-            _drop_resume_objects(station.store, run.id)
+        tidier.tidy(run.id)
     shutil.rmtree(cache, ignore_errors=True)
     return state.close.status
 
@@ -197,22 +201,6 @@ def _close_unstarted(station: Station, taken: Claim, why: str, *, forever: bool)
     log.error("run not started", why=why, status=close.status)
     with station.engine.begin() as connection:
         return store_close(connection, taken.run.id, taken.attempt, close) or "left to others"
-
-
-def _drop_resume_objects(store: Store, run_id: int) -> None:
-    """As `drop_resume_files`, for what every attempt left in the store.
-
-    Listed, not looked up: a worker that died after an upload and before its record left an
-    object that no row names, and one that died while it wrote, a `.part`.
-    """
-    try:
-        left = store.under(f"run-{run_id}")
-    except OSError as error:
-        log.warning("not tidied in the store", error=str(error))
-        return
-    for url in left:
-        if ".resume.safetensors" in url.rpartition("/")[2]:
-            discard(store, url)
 
 
 def complete_config(
@@ -297,15 +285,3 @@ def newest_whole(left: Sequence[Checkpoint], store: Store | None, cache: Path) -
             return here
         log.warning("checkpoint passed over", path=checkpoint.path, step=checkpoint.step)
     return None
-
-
-def run_folder(settings: Settings, run_id: int) -> Path:
-    """Each attempt has a folder of its own in it, so that a zombie cannot touch its successor's."""
-    return settings.checkpoint_dir / f"run-{run_id}"
-
-
-def drop_resume_files(folder: Path) -> None:
-    """A finished run is never resumed; its branch and final checkpoints stay."""
-    for name in ("*.resume.safetensors", ".step-*.tmp"):  # and what a killed trainer began to write
-        for path in folder.glob(f"attempt-*/{name}"):
-            path.unlink(missing_ok=True)

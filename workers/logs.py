@@ -55,3 +55,6 @@ def configure(level: str = "info") -> None:
     # one line per delivery and per heartbeat is more than anybody reads
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    # at debug these write down what they sign, a session's token included
+    for name in ("botocore", "aiobotocore", "s3fs", "fsspec", "urllib3", "aiohttp"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -9,9 +9,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import structlog
@@ -20,6 +21,7 @@ from procrastinate.worker import Worker
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.settings import Settings
 from app.storage.engine import KEEPALIVE
@@ -28,6 +30,7 @@ from app.storage.reaping import left_to_do
 from workers.attempt import Station
 from workers.reaper import Reaper
 from workers.tasks import JOBS_QUEUE, TRAIN_QUEUE, app
+from workers.tidy import Tidier
 
 log = structlog.get_logger()
 
@@ -46,14 +49,23 @@ class Slots:
     jobs: int
 
 
+class WorkerFailed(Exception):
+    """Something that nobody was prepared for ended this worker; its runs were given back."""
+
+
 class SturdyWorker(Worker):
     """procrastinate's worker, except that losing the database does not end it.
 
     The original stops for good when a heartbeat, a fetch or its LISTEN fails, and forgets the
     outcome of a delivery that it could not store. Runs outlive such an outage (recorder.py), so
     the worker must too. These are private methods of procrastinate 3.10; the test that kills
-    Postgres under a run watches over them.
+    Postgres under a run watches over them. What none of them expects goes to `failed`: the original
+    would wait for its runs, or stop and say no more.
     """
+
+    def __init__(self, *arguments: Any, failed: Callable[[BaseException], None], **named: Any):
+        super().__init__(*arguments, **named)
+        self._failed = failed
 
     async def _fetch_and_process_jobs(self) -> None:
         try:
@@ -64,6 +76,8 @@ class SturdyWorker(Worker):
                 # While this worker was frozen another one struck it off.
                 self.worker_id = await self.app.job_manager.register_worker()
                 self._new_job_event.set()
+        except Exception as error:
+            self._failed(error)
 
     async def _update_heartbeat(self) -> None:
         while True:
@@ -82,7 +96,10 @@ class SturdyWorker(Worker):
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _start_side_tasks(self) -> list[asyncio.Task[None]]:
-        return [*super()._start_side_tasks(), asyncio.create_task(self._listen(), name="listen")]
+        tasks = [*super()._start_side_tasks(), asyncio.create_task(self._listen(), name="listen")]
+        for task in tasks:
+            watch_over(task, self._failed)
+        return tasks
 
     async def _persist_job_status(
         self,
@@ -107,6 +124,16 @@ class SturdyWorker(Worker):
                 if time.monotonic() - stopping_since > CONNECT_SECONDS:
                     return
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def watch_over(task: asyncio.Task[None], failed: Callable[[BaseException], None]) -> None:
+    """Have `failed` called with what the task dies of, should it die of anything."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed(error)
+
+    task.add_done_callback(ended)
 
 
 def make_pool(url: str, name: str) -> AsyncConnectionPool[psycopg.AsyncConnection]:
@@ -146,6 +173,9 @@ async def serve(
 
     The first signal lets every run write a checkpoint and gives it back; a second one, a second or
     more later, ends this process at once (the trainers die with it, and the leases run out).
+
+    What nothing here is prepared for ends it in the same good order as a signal does, and then
+    raises WorkerFailed: half a worker, without its reaper or deaf to its queue, would look alive.
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(
@@ -155,10 +185,20 @@ async def serve(
     counts = {TRAIN_QUEUE: slots.train, JOBS_QUEUE: slots.jobs}
     ended = asyncio.Event()
     pool = make_pool(url, station.name)
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        if error not in failures:
+            log.error("something failed that must not", exc_info=error)
+            failures.append(error)
+        if not station.stopping.is_set():
+            stop()
+
     async with pool, app.open_async(pool):
         workers = [
             SturdyWorker(
                 app,
+                failed=failed,
                 queues=[name],
                 name=station.name,
                 concurrency=counts[name],
@@ -192,23 +232,34 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         reaper = Reaper(station.engine, settings)
-        side = [asyncio.create_task(reap_for_ever(reaper, settings.reaper_seconds))] if reap else []
+        side = [reap_for_ever(reaper, settings.reaper_seconds)] if reap else []
         if drain:
-            side.append(asyncio.create_task(_stop_when_drained(station, queues, workers, reaper)))
+            side.append(_stop_when_drained(station, queues, workers, reaper, ended))
+        beside = [asyncio.create_task(each) for each in side]
+        work = [asyncio.create_task(_run(worker, ended)) for worker in workers]
+        for task in (*beside, *work):
+            watch_over(task, failed)
+        tidier = Tidier(station.engine, settings, station.store)
+        threading.Thread(target=tidier.look_for_ever, args=[station.stopping], daemon=True).start()
         log.info("worker started", slots=counts, queues=list(queues), gpus=station.gpus is not None)
         try:
-            await asyncio.gather(*(_run(worker, ended) for worker in workers))
+            await asyncio.gather(*work, return_exceptions=True)
         finally:
-            station.stopping.set()  # if something went wrong, the runs are given back all the same
-            for task in side:
+            station.stopping.set()
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(*side, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
     log.info("worker stopped")
+    if failures:
+        raise WorkerFailed(f"{type(failures[0]).__name__}: {failures[0]}") from failures[0]
 
 
 async def _run(worker: SturdyWorker, ended: asyncio.Event) -> None:
-    """Run the worker; at its start and its end too, the database may be away for a while."""
-    while True:
+    """Run the worker; at its start and its end too, the database may be away for a while.
+
+    Not once it is to end: `run` forgets a stop that was asked for before it.
+    """
+    while not ended.is_set():
         try:
             await worker.run()  # type: ignore[no-untyped-call]
             return
@@ -223,7 +274,11 @@ async def _run(worker: SturdyWorker, ended: asyncio.Event) -> None:
 
 
 async def _stop_when_drained(
-    station: Station, queues: Sequence[str], workers: Sequence[SturdyWorker], reaper: Reaper
+    station: Station,
+    queues: Sequence[str],
+    workers: Sequence[SturdyWorker],
+    reaper: Reaper,
+    ended: asyncio.Event,
 ) -> None:
     """Stop once no delivery is open and no run is being trained: then nothing can bring new ones.
 
@@ -244,8 +299,9 @@ async def _stop_when_drained(
             await asyncio.to_thread(reaper.tick)
             if await asyncio.to_thread(left):
                 continue
-        except DBAPIError:
+        except (DBAPIError, PoolTimeout):
             continue
+        ended.set()
         for worker in workers:
             worker.stop()  # type: ignore[no-untyped-call]
         return

@@ -16,6 +16,11 @@ from app.storage.checkpoints import Checkpoint
 
 _CHUNK = 8 * 1024 * 1024
 
+# What is read is held against its SHA-256 in any case, and of several servers that speak S3 the
+# checksum of a whole object comes with a part of it, which the driver refuses.
+_OPTIONS = {"s3": {"config_kwargs": {"response_checksum_validation": "when_required"}}}
+_HAVE_FOLDERS = ("file", "local", "sftp", "smb", "hdfs", "webhdfs")  # object stores have none
+
 
 class StoreError(OSError):
     """The store does not answer, or refuses; it may do better later."""
@@ -40,6 +45,9 @@ class Store(Protocol):
     def under(self, folder: str) -> list[str]:
         """The URLs of all that lies below it, half-written files too; none without the folder."""
 
+    def holds(self, url: str) -> bool:
+        """Whether it is a URL of this very store, whatever lies there."""
+
 
 class FsspecStore:
     """A Store in any file system that fsspec has a driver for."""
@@ -48,7 +56,8 @@ class FsspecStore:
         import fsspec
 
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
+            options = _OPTIONS.get(url.partition("://")[0], {})
+            self._fs, self._root = fsspec.core.url_to_fs(url, **options)
         except ImportError as error:
             raise NoDriver(
                 f"{url.partition('://')[0]}:// needs a package of its own: {error}"
@@ -56,17 +65,26 @@ class FsspecStore:
         except ValueError as error:
             raise NoDriver(f"no such kind of store: {error}") from None
         self._renames = type(self._fs).__name__ == "LocalFileSystem"
+        protocols = self._fs.protocol
+        names = (protocols,) if isinstance(protocols, str) else protocols
+        self._has_folders = not {*names}.isdisjoint(_HAVE_FOLDERS)
 
     def put(self, local: Path, name: str) -> str:
         path = f"{self._root.rstrip('/')}/{name}"
         if not local.is_file():
             raise FileNotFoundError(local)
-        with _may_pass():
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            if self._renames:
-                _copy_whole(local, Path(path))
-            else:
-                self._fs.put_file(str(local), path)
+        try:
+            with _may_pass():
+                if self._has_folders:  # elsewhere it would make a bucket of a misspelt name
+                    self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                if self._renames:
+                    _copy_whole(local, Path(path))
+                else:
+                    self._fs.put_file(str(local), path)
+        except FileNotFoundError:
+            if local.is_file():  # so it is the store that has no such place
+                raise StoreError("the checkpoint store: there is no such bucket") from None
+            raise
         return str(self._fs.unstrip_protocol(path))
 
     def get(self, url: str, to: Path) -> None:
@@ -84,6 +102,9 @@ class FsspecStore:
             self._fs.invalidate_cache()  # other workers write here too
             found = self._fs.find(f"{self._root.rstrip('/')}/{folder}")
             return [str(self._fs.unstrip_protocol(path)) for path in found]
+
+    def holds(self, url: str) -> bool:
+        return url.startswith(f"{self._fs.unstrip_protocol(self._root).rstrip('/')}/")
 
 
 class _may_pass:

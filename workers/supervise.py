@@ -46,8 +46,9 @@ MAX_LINE_BYTES = 4 * 1024 * 1024  # a line of 10,000 points is about 0.5 MB
 STDERR_TAIL_BYTES = 4096
 LOOK_SECONDS = 0.1  # how long an order to stop may wait
 _CHUNK = 65536
-# What a trainer has no use for and must not leak: database addresses and our own settings.
-_SECRET_PREFIXES = ("SCALEWRIGHT_", "DATABASE_", "PG")
+# What a trainer has no use for and must not leak: database addresses, our own settings, and what
+# opens the checkpoint store.
+_SECRET_PREFIXES = ("SCALEWRIGHT_", "DATABASE_", "PG", "AWS_", "GOOGLE_", "AZURE_", "FSSPEC_")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

@@ -94,9 +94,11 @@ class Uploader(threading.Thread):
         return line
 
 
-def discard(store: Store, url: str) -> None:
-    """Remove what nobody needs; what cannot be removed now only takes space."""
+def discard(store: Store, url: str) -> bool:
+    """Remove what nobody needs; what cannot be removed now (False) only takes space."""
     try:
         store.remove(url)
     except OSError as error:
         log.warning("not removed from the store", url=url, error=str(error))
+        return False
+    return True

@@ -194,6 +194,8 @@ def submit_from(
         and storage.store_checkpoint_at(connection, parent.id, start)
     ):
         raise continuations.no_checkpoint(parent, start or 0, stored)
+    # a checkpoint that is being stored meanwhile finds the new run, or is found by it
+    storage.hold_still(connection, parent.id, settings.worker_timeout_seconds)
     run = _create(connection, row_of(planned, project_id, parent_run_id=parent.id))
     scheduling.checkpoint_landed(connection, parent.id)
     return get(connection, run.id)

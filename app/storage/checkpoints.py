@@ -1,5 +1,6 @@
 """Which checkpoint files a run has left, and which one to go on from."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,6 +9,7 @@ from sqlalchemy import Connection, delete, select
 from app.storage.rows import columns_of, value_of, values_of
 from app.storage.runs import STARTS
 from app.storage.tables import checkpoints
+from app.storage.tables import runs as runs_table
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,32 @@ def forget(connection: Connection, run_id: int, step: int, kind: str) -> bool:
         checkpoints.c.run_id == run_id, checkpoints.c.step == step, checkpoints.c.kind == kind
     )
     return bool(connection.execute(statement).rowcount)
+
+
+def finished_with_resume(connection: Connection, besides: Collection[int], most: int) -> list[int]:
+    """Finished runs, those `besides` apart, whose resume checkpoints are still recorded.
+
+    They need none. Their rows go once the files have gone, so these are the runs that nobody has
+    tidied up after.
+    """
+    statement = (
+        select(checkpoints.c.run_id)
+        .distinct()
+        .join(runs_table, runs_table.c.id == checkpoints.c.run_id)
+        .where(
+            checkpoints.c.kind == "resume",
+            runs_table.c.status == "finished",
+            runs_table.c.id.not_in(list(besides)),
+        )
+        .order_by(checkpoints.c.run_id)
+        .limit(most)
+    )
+    return list(connection.scalars(statement))
+
+
+def forget_resume(connection: Connection, run_id: int) -> int:
+    """Drop the records of a run's resume checkpoints, whose files have gone; how many."""
+    statement = delete(checkpoints).where(
+        checkpoints.c.run_id == run_id, checkpoints.c.kind == "resume"
+    )
+    return connection.execute(statement).rowcount

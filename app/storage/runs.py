@@ -3,7 +3,7 @@
 Who may write to a run while it trains is the business of recording.py.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from app.storage.engine import end_if_silent
 from app.storage.errors import Conflict, NotFound
 from app.storage.rows import Page, columns_of, find_row, page_of, values_of
 from app.storage.tables import checkpoints, runs
@@ -217,6 +218,22 @@ def queue_ready_children(connection: Connection, parent_run_id: int) -> list[int
         .returning(runs.c.id)
     )
     return sorted(changed)
+
+
+def finished_among(connection: Connection, run_ids: Collection[int]) -> list[int]:
+    """Those that are finished: for good, since a finished run is never tried again."""
+    statement = select(runs.c.id).where(runs.c.id.in_(list(run_ids)), runs.c.status == "finished")
+    return sorted(connection.scalars(statement))
+
+
+def hold_still(connection: Connection, run_id: int, seconds: float) -> None:
+    """Nothing more is stored of the run until this transaction ends; what is there, is seen next.
+
+    Whoever stores its checkpoints updates its row first, in the same transaction. Its worker waits
+    meanwhile, so a transaction that is idle for `seconds` is ended by Postgres.
+    """
+    end_if_silent(connection, seconds)
+    connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(read=True))
 
 
 def store_checkpoint_at(connection: Connection, run_id: int, step: int) -> bool:

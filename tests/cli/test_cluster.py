@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -23,6 +23,7 @@ from app.cli import app
 from app.cli_output import refusal
 from app.settings import Settings
 from app.storage import embedded
+from tests.ports import free_port
 
 PASSWORD = "s3cret-of-the-database"
 URL = f"postgresql://me:{PASSWORD}@db.example:5432/scalewright"
@@ -215,7 +216,8 @@ def test_the_script_hands_sigterm_on_and_asks_for_a_requeue(monkeypatch, tmp_pat
         text=True,
     )
     assert job.stdout is not None and job.stdout.readline() == "up\n"
-    time.sleep(0.1)
+    while psutil.Process(job.pid).status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.01)  # until it waits for its worker
     job.send_signal(signal.SIGTERM)
     said, _ = job.communicate(timeout=300)
     assert "stopped in good order 1" in said
@@ -230,9 +232,7 @@ def over_tcp() -> Iterator[str]:
     folder.chmod(0o755)  # root's Postgres runs as a system user
     try:
         for more in (2, 1, 0):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            port = free_port()
             asked = {"listen_addresses": "127.0.0.1", "port": str(port), "fsync": "off"}
             try:
                 embedded.start_server(folder / "postgres", asked)

@@ -1,16 +1,19 @@
 """Runs that start from another's checkpoint: planned, stored, released when it lands."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from app.errors import ServiceError
 from app.services import continuations, projects, runs, scheduling, sweeps
 from app.settings import Settings
 from app.storage import recording
+from app.storage import runs as storage
 from app.storage.recording import Batch, CheckpointLine
 from app.storage.runs import Run
 from tests.services.conftest import SPEC
@@ -111,6 +114,48 @@ def test_a_sweep_s_own_steps_are_left_out_of_its_shorter_runs(
     short = {"sweep": swept.id, "size": {"d_model": 32, "n_layers": 2}, "steps": 200}
     made = runs.submit(connection, settings, "grid", "short", short)
     assert made.config["evaluate"]["at_steps"] == [100, 200]
+
+
+def waits_for_a_lock(engine: Engine) -> bool:
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    with engine.connect() as connection:
+        return bool(connection.scalar(text(f"{waiting} and datname = current_database()")))
+
+
+@pytest.mark.parametrize("first", ["checkpoint", "child"])
+def test_a_child_and_its_parent_s_checkpoint_do_not_miss_each_other(
+    engine: Engine, settings: Settings, with_corpora: Path, first: str
+) -> None:
+    """Neither sees what the other has not committed yet, so the second waits for the first."""
+    project = f"{first} first"
+    settings = settings.model_copy(update={"worker_timeout_seconds": 60.0})  # this machine is busy
+    with engine.begin() as connection:
+        projects.create(connection, project)
+        parent = runs.submit(connection, settings, project, "parent", PARENT)
+        lands(connection, parent, 500, "resume")
+
+    def submit(connection: Connection) -> None:
+        runs.submit(connection, settings, project, "child", {**ONWARD, "parent": parent.id})
+
+    def land(connection: Connection) -> None:
+        lands(connection, parent, 1000, "final")
+
+    def later() -> None:
+        with engine.begin() as connection:
+            (submit if first == "checkpoint" else land)(connection)
+
+    with ThreadPoolExecutor(1) as thread:
+        with engine.begin() as connection:
+            (land if first == "checkpoint" else submit)(connection)
+            second = thread.submit(later)
+            while not waits_for_a_lock(engine):
+                assert not second.done(), "it did not wait"
+                time.sleep(0.01)
+        second.result(60)
+    with engine.begin() as connection:
+        child = storage.find_by_name(connection, parent.project_id, "child")
+        assert child is not None and child.status == "queued"
+        connection.execute(text("delete from projects"))
 
 
 def test_from_the_middle_of_a_run_that_has_not_started(

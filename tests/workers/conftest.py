@@ -1,6 +1,7 @@
 """A corpus of real text, what an undisturbed run makes of it, and a lab to disturb runs in."""
 
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 from app.services import corpora
 from app.settings import Settings
 from tests.workers.lab import Lab, config, points_of, train_alone
+from tests.workers.s3_server import S3Server, serving
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,21 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
 @pytest.fixture
 def lab(engine: Engine, settings: Settings, corpus: Path, tmp_path: Path) -> Lab:
     return Lab(engine, settings, corpus, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server; this process, and what it starts, has its address and a key to it."""
+    import s3fs
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # they are kept by URL, whatever the key is by now
+    yield s3_server
+    s3fs.S3FileSystem.clear_instance_cache()

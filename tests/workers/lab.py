@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,8 @@ HASTE = {
     "SCALEWRIGHT_REAPER_SECONDS": "0.5",
     "SCALEWRIGHT_WORKER_MAX_FAILURES": "20",
 }
+
+RUN_WORKERS = "\nimport sys\nfrom workers.__main__ import main\nsys.exit(main())\n"
 
 
 def config(corpus: Path, *, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
@@ -84,13 +85,14 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class WorkerProcess:
-    """`python -m workers`, its log, and its trainers."""
+    """`python -m workers`, its log, and its trainers; `first` is run in it before anything else."""
 
-    def __init__(self, lab: "Lab", *arguments: str) -> None:
+    def __init__(self, lab: "Lab", *arguments: str, first: str | None = None) -> None:
         self._log_path = lab.folder / f"worker-{time.monotonic_ns()}.log"
+        program = ["-m", "workers"] if first is None else ["-c", first + RUN_WORKERS]
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "workers", *arguments],
+                [sys.executable, *program, *arguments],
                 cwd=HOME,
                 env=lab.env,
                 stdout=log,
@@ -176,12 +178,6 @@ class ApiProcess:
         self._process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 class Lab:
     """One database, one folder, one corpus; workers that end with the test."""
 
@@ -234,8 +230,8 @@ class Lab:
             return run.id
 
     @contextmanager
-    def worker(self, *arguments: str) -> Iterator[WorkerProcess]:
-        worker = WorkerProcess(self, *arguments)
+    def worker(self, *arguments: str, first: str | None = None) -> Iterator[WorkerProcess]:
+        worker = WorkerProcess(self, *arguments, first=first)
         try:
             yield worker
         except BaseException:

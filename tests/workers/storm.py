@@ -23,7 +23,8 @@ import psutil
 from sqlalchemy.exc import DBAPIError
 
 from app.storage import embedded
-from tests.workers.lab import HOME, ApiProcess, Lab, WorkerProcess, free_port, points_of
+from tests.ports import free_port
+from tests.workers.lab import HOME, ApiProcess, Lab, WorkerProcess, points_of
 from workers.proxy.checkpoint import checkpoint_path
 
 VICTIMS = ("trainer", "worker", "api", "postgres")

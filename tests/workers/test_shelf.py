@@ -11,12 +11,13 @@ from sqlalchemy import text
 
 from app.storage import checkpoints, projects, recording, runs
 from app.storage.runs import NewRun
-from workers.attempt import drop_resume_files, kept, left_to_the_shelf, newest_whole, remover
+from workers.attempt import kept, left_to_the_shelf, newest_whole, remover
 from workers.lifecycle import Recorded
 from workers.proxy.config import CheckpointConfig
 from workers.recorder import Recorder
 from workers.shelf import Shelf
 from workers.store import FsspecStore
+from workers.tidy import drop_resume_files
 
 
 def line(path, kind: str = "resume", step: int = 1) -> bytes:

@@ -1,12 +1,14 @@
 """Checkpoints in a store: whole or not there, checked when read, and enough to go on from.
 
-Real file systems of fsspec's: a folder by `file://`, and `memory://`, which has no rename, as an
-object store has none. A run changes machines: each worker has a checkpoint folder of its own.
+Real file systems of fsspec's: a folder by `file://`; `memory://`, which has no rename, as an object
+store has none; and `s3://`, on a server that speaks S3. A run changes machines: each worker has a
+checkpoint folder of its own.
 """
 
 import hashlib
 import json
 import signal
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +28,10 @@ def recorded(url: str, payload: bytes, kind: str = "resume") -> Checkpoint:
     return Checkpoint(1, 10, kind, 1, url, digest, len(payload), datetime.now(UTC))
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def store(request, tmp_path) -> FsspecStore:
+    if request.param == "s3":
+        return FsspecStore(request.getfixturevalue("s3").url(tmp_path.name))
     root = tmp_path / "shared" if request.param == "file" else Path("/bucket") / tmp_path.name
     return FsspecStore(f"{request.param}://{root}")
 
@@ -41,7 +45,8 @@ def file(tmp_path) -> Path:
 
 def test_what_is_put_can_be_had_elsewhere_and_is_checked(store, file, tmp_path) -> None:
     url = store.put(file, "run-1/attempt-1/step-10.resume.safetensors")
-    assert url.startswith(("file:///", "memory://"))
+    assert url.startswith(("file:///", "memory://", "s3://")) and store.holds(url)
+    assert not store.holds("s3://another bucket/run-1/attempt-1/step-10.resume.safetensors")
     checkpoint = recorded(url, file.read_bytes())
     there = localized(checkpoint, store, tmp_path / "cache")
     assert there is not None and Path(there.path).read_bytes() == file.read_bytes()
@@ -72,12 +77,11 @@ def test_a_store_that_does_not_answer_is_no_verdict_on_the_checkpoint(file, tmp_
         localized(recorded("s3://bucket/x", b""), None, tmp_path)
 
 
-def test_a_missing_driver_names_the_package() -> None:
-    pytest.importorskip("fsspec")
-    try:
-        import s3fs  # noqa: F401
-    except ImportError:
-        with pytest.raises(NoDriver, match="s3fs"):
+def test_a_missing_driver_names_the_package(monkeypatch) -> None:
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "s3fs", None)
+        absent.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+        with pytest.raises(NoDriver, match=r"s3://.*s3fs"):
             FsspecStore("s3://bucket/folder")
     with pytest.raises(NoDriver):
         FsspecStore("nothing://bucket/folder")

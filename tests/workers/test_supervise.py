@@ -124,6 +124,8 @@ def test_the_child_gets_threads_and_gpus_but_no_secrets():
         "DATABASE_URL": "postgresql://u:secret@h/d",
         "PGPASSWORD": "secret",
         "SCALEWRIGHT_API_KEY": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "FSSPEC_S3_SECRET": "secret",
         "OMP_NUM_THREADS": "64",
         "CUDA_VISIBLE_DEVICES": "0,1,2,3",
     }
