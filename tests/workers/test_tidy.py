@@ -210,7 +210,7 @@ def test_an_upload_that_was_frozen_past_the_run_s_end_leaves_nothing(
         lab.wait(run_id, lambda run: run.step >= 30)
         frozen = [first, *first.trainers]
         freeze(*frozen)
-        lab.release()
+        lab.env["LAB_HOLD"] = str(tmp_path / "not held")  # its own trainer gets no further
         lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(tmp_path / "second")
         with lab.worker("--concurrency", "1", "--drain") as second:
             assert second.wait(180) == 0
