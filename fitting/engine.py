@@ -445,10 +445,10 @@ class Engine:
         least = self.objective.kind == "lad-log"
         # what each point adds is p^2 numbers a point, and a prior is not a point's
         small = self.loss.size <= 10 * SCREEN_POINTS and self._prior() is None
-        many = self.where is None and self.loss.size >= SURFACE_POINTS and small
+        large = many(self) and small
         if least:
             found = self._narrowed(start, w, tol, most, 0.25)
-        elif many and len(w) >= places(problem.size):
+        elif large and len(w) >= places(problem.size):
             found = resampled(
                 problem, start, w, lower=self.lower, upper=self.upper, tol=tol, most=most
             )
@@ -495,6 +495,11 @@ class Engine:
             return found
         delta = self.objective.solver_delta
         return to_least_deviations(self.problem, delta, found, weights, self.lower, self.upper)
+
+
+def many(engine: Engine) -> bool:
+    """Whether points are so many that resamples without an optimum would take minutes."""
+    return engine.where is None and engine.loss.size >= SURFACE_POINTS
 
 
 def floor_walls(loss: Floats) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fitting import prior
 from fitting.diagnose import DEGENERATE, VANISHED, Warned, refuse, unidentified, warnings_of
-from fitting.engine import Engine, Optimum
+from fitting.engine import Engine, Optimum, many
 from fitting.errors import FittingError
 from fitting.intervals import (
     Calibration,
@@ -262,6 +262,9 @@ def fit(
         )
     calibration = calibrate(engine, best, seed)
     failed, drawn = 0, 0
+    hopeless = not best.converged and many(engine)
+    if hopeless and draws:
+        draws = 0
     if draws:
         drawn = affordable(engine, draws)
         strata = _budgets(runs) if by_budget else None
@@ -270,6 +273,14 @@ def fit(
     else:
         sample, method = _normal_draws(engine, best, seed), "sandwich"
     warned = warnings_of(engine, best, sample, calibration, runs)
+    if hopeless:
+        warned.append(
+            Warned(
+                "no_resamples",
+                f"All {engine.loss.size} points together have no optimum, so no resamples of them "
+                "were looked for: the draws are the sandwich's. Use a law with fewer parameters.",
+            )
+        )
     unseen = unidentified(engine, best)
     if unseen and not DEGENERATE & {w.code for w in warned}:
         warned.append(

@@ -22,14 +22,17 @@ from typing import Any
 
 import httpx2
 import psutil
+from sqlalchemy import Engine
 
 from app.settings import Settings
-from app.storage import embedded, migrate
+from app.storage import embedded, migrate, projects, runs, sweeps
 from app.storage.engine import make_engine
+from fitting import LAWS
 from scripts import make_big_project
 
 LIMIT_SECONDS = 2.0
 PROJECT = "big"
+WIDE = 10_000  # runs of one sweep
 FIT = "fit chinchilla to every run"  # what others are asked about
 
 
@@ -57,6 +60,7 @@ def measure(settings: Settings, n_runs: int, n_points: int, only: str = "") -> l
     migrate.upgrade(settings)
     engine = make_engine(settings)
     make_big_project.make(engine, PROJECT, n_runs, n_points)
+    make_wide(engine)
     engine.dispose()
     embedded.stop(settings)  # with it go its buffers; the system's own cache stays
     late = []
@@ -101,6 +105,18 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     yield get("runs", f"/v1/runs?project={PROJECT}")
     yield get("runs, 500 a page", f"/v1/runs?project={PROJECT}&limit=500")
     yield get("runs of a status", f"/v1/runs?project={PROJECT}&status=running&limit=500")
+    yield get("runs of a sweep", f"/v1/runs?project={PROJECT}&sweep_id={sweep}&limit=500")
+    yield get("runs of a kind and recipe", f"/v1/runs?project={PROJECT}&kind=branch&recipe=none")
+    pages, cursor = 0, None
+    while pages == 0 or cursor is not None:  # to the last page; it is asked for below
+        cursor, before = (
+            ask(f"/v1/runs?project={PROJECT}&limit=500" + (f"&cursor={cursor}" if cursor else "")),
+            cursor,
+        )
+        cursor, pages = cursor["next_cursor"], pages + 1
+    yield get(
+        f"runs, page {pages} of them", f"/v1/runs?project={PROJECT}&limit=500&cursor={before}"
+    )
     yield get("sweeps", f"/v1/sweeps?project={PROJECT}&limit=500")
     yield get("sweep", f"/v1/sweeps/{sweep}")
     yield get("sweep's noise", f"/v1/sweeps/{sweep}/noise")
@@ -113,13 +129,10 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
         yield get(f"  metrics, {what}", f"/v1/runs/{one}/metrics")
     yield get("Prometheus' metrics", "/metrics")
     data = {"project": PROJECT, "validation_set": "english"}
-    for law in ("chinchilla", "kaplan"):
-        yield (
-            FIT if law == "chinchilla" else f"fit {law} to every run",
-            "POST",
-            "/v1/fits",
-            {"law": law, **data},
-        )
+    for law in LAWS.values():
+        if set(law.input_names) <= {"N", "D", "C"}:
+            name = FIT if law.name == "chinchilla" else f"fit {law.name} to every run"
+            yield name, "POST", "/v1/fits", {"law": law.name, **data}
     fit = ask(f"/v1/fits?project={PROJECT}&law=chinchilla&limit=1")["items"][0]
     print("   found", {k: round(v, 4) for k, v in fit["document"]["params"].items()})
     fit_id = fit["id"]
@@ -134,6 +147,8 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     yield get("fit's diagnostics", f"/v1/fits/{fit_id}/diagnostics")
     at = {"N": 1e10, "D": 2e11}
     yield "predict", "POST", "/v1/predictions", {"fit": fit_id, "points": [at], "keep": True}
+    many = [{"N": 1e9 + n, "D": 1e11} for n in range(100_000)]
+    yield "predict 100,000 runs", "POST", "/v1/predictions", {"fit": fit_id, "points": many}
     yield "allocate", "POST", "/v1/allocations", {"fit": fit_id, "budget_flops": 1e22}
     yield "forecast a run", "POST", "/v1/forecasts", {"fit": fit_id, "run": training}
     yield get("forecasts", f"/v1/forecasts?project={PROJECT}")
@@ -143,6 +158,11 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     yield "fit a curve law to every run", "POST", "/v1/curves/fit", {**curves, "run_ids": None}
     yield get("curve fits", f"/v1/curves?project={PROJECT}")
     yield get("forecast of a run in training", f"/v1/runs/{training}/forecast")
+
+    two = {side: {"validation_set": name} for side, name in (("source", "english"),
+                                                             ("target", "code"))}  # fmt: skip
+    link = {"project": PROJECT, "kind": "test_to_test", **two}
+    yield "link two validation sets of every run", "POST", "/v1/links", link
 
     yield get("page: overview", "/")
     yield get("page: runs of all projects", "/runs")
@@ -156,6 +176,9 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     yield get("page: fits", "/fits")
     yield get("page: fit", f"/fits/{fit_id}")
     yield get("page: fit's figure as HTML", f"/fits/{fit_id}/figures/fitted.html")
+    others = ask(f"/v1/fits?project={PROJECT}&law=kaplan&limit=1")["items"]
+    if others:
+        yield get("page: fit of kaplan", f"/fits/{others[0]['id']}")
     yield get("page: predict", f"/predict?fit={fit_id}")
     yield get("page: predict's figure", f"/predict/figure.json?fit={fit_id}")
     yield get("page: compare", "/compare")
@@ -163,6 +186,29 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     yield get("page: curves", "/curves")
     for page in ("forecasts", "laws", "links", "tasks", "cpt", "time"):
         yield get(f"page: {page}", f"/{page}")
+
+    wide = ask("/v1/sweeps?project=wide&limit=1")["items"][0]["id"]
+    yield get(f"sweep of {WIDE:,} runs", f"/v1/sweeps/{wide}")
+    yield get("  its runs", f"/v1/runs?project=wide&sweep_id={wide}&limit=500")
+    yield get("  page", f"/sweeps/{wide}")
+    yield "  cancel it", "POST", f"/v1/sweeps/{wide}/cancel", None
+    yield "delete a project of so many runs without points", "DELETE", "/v1/projects/wide", None
+
+
+def make_wide(engine: Engine) -> None:
+    """A project of one sweep of many runs that wait, to list, cancel and delete."""
+    with engine.begin() as connection:
+        if projects.find_by_name(connection, "wide") is not None:
+            return
+        project = projects.ensure(connection, "wide").id
+        sweep = sweeps.create(connection, project, "all", {"made": True}).id
+        runs.create_many(
+            connection,
+            [
+                runs.NewRun(project, f"run-{k:06}", status="planned", sweep_id=sweep, steps=1000)
+                for k in range(WIDE)
+            ],
+        )
 
 
 @contextlib.contextmanager

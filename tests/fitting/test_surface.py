@@ -1,10 +1,12 @@
 """Resamples found by asking a dozen points what all of them say, and certified by the law."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from fitting import LAWS, Objective, Runs
+from fitting import LAWS, Objective, Runs, fit
 from fitting import engine as engines
 from fitting.engine import Engine
 from fitting.intervals import resample_counts
@@ -95,3 +97,16 @@ def test_a_fit_of_many_runs_finds_the_truth_and_counts_its_starts() -> None:
     everything = Runs({k: np.array(v) for k, v in runs.inputs.items()}, np.array(runs.loss))
     r = np.log(everything.loss) - np.log(law.evaluate(runs.inputs, best.values))
     assert best.objective == pytest.approx(0.5 * float((r * r).sum()), rel=1e-12)
+
+
+def test_many_points_without_an_optimum_are_not_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each resample would be looked for as long, and in vain: minutes for a law of two breaks."""
+    law = LAWS["kaplan"]
+    assert law.published is not None
+    runs = simulate_runs(law, law.published.params, points=1200, noise=0.01, seed=5)
+    cold = Engine.cold
+    monkeypatch.setattr(Engine, "cold", lambda *a, **k: replace(cold(*a, **k), converged=False))
+    found = fit(law, runs, draws=100)
+    assert found.status == "not_converged"
+    assert "no_resamples" in {one.code for one in found.warnings}
+    assert found.interval_method == "sandwich" and len(found.draws) > 0
