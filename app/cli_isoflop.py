@@ -92,6 +92,7 @@ def approaches(law: "Law", runs: "Runs", at: float | None, seed: int) -> dict[st
     return {
         "law": law.name,
         "at_flops": compute,
+        "reach": compute / max(one.C for one in groups),
         "methods": methods,
         "budgets": [{"C": one.C, "sizes": one.N.size} for one in groups],
         "fit": found and {"status": found.status, "params": found.params},
@@ -140,6 +141,11 @@ def print_approaches(document: Mapping[str, Any]) -> None:
                 short(one["at"]["D"]),
             )
     print_table(table)
+    if document["reach"] > 1:
+        typer.echo(
+            f"  {compute:.3g} FLOPs are {document['reach']:.3g} times the largest budget of these "
+            "runs, and no method here has an interval: `fit` and `allocate` give them."
+        )
     for one in document["methods"]:
         for said in one.get("notes", ()):
             typer.echo(f"  {one['method']}: {said['message']}")

@@ -294,7 +294,12 @@ def _along_budget(
         sizes = np.log(np.sort(np.asarray(problem.sizes, dtype=float)))
         sizes = sizes[(sizes >= low - 1e-12) & (sizes <= high + 1e-12)]
         if not sizes.size:
-            raise FittingError("infeasible", "No size of the list fits the budget and the caps.")
+            raise FittingError(
+                "infeasible",
+                "No size of the list fits the budget and the caps.",
+                f"They leave sizes from {np.exp(low):.3g} to {np.exp(high):.3g} parameters: offer "
+                "one of these, or loosen the budget or the caps.",
+            )
         table = _loss_at(problem, values, np.tile(sizes, (draws, 1)))
         best = table.argmin(axis=1)
         return sizes[best], table[np.arange(draws), best]

@@ -25,7 +25,7 @@ from fitting.curves.continual import (
 )
 from fitting.curves.draws import block_weights, one_step
 from fitting.curves.law import CurveLaw, Features
-from fitting.curves.predict import far_flags
+from fitting.curves.predict import as_fitted, far_flags, warmup_flags
 from fitting.curves.problem import CurveProblem, check_options
 from fitting.errors import FittingError
 from fitting.intervals import robust_sd
@@ -116,8 +116,13 @@ class ContinualFit:
         return {n: [float(a), float(b)] for n, a, b in zip(names, low, high, strict=True)}
 
     def features(self, transfer: Transfer, steps: NDArray[np.int64]) -> Features:
+        schedule, before = transfer.schedule, transfer.before
+        if before is not None:
+            before = as_fitted(self.data, before)
+        elif self.law != LAW_OPEN.name:
+            schedule = as_fitted(self.data, schedule)
         return features_of(
-            transfer.schedule, transfer.before, steps, self.momentum, self.convention,
+            schedule, before, steps, self.momentum, self.convention,
             1.0 - transfer.replay_ratio, transfer.size, self.law == LAW_OPEN.name,
         )  # fmt: skip
 
@@ -178,6 +183,8 @@ class ContinualFit:
     def flags(self, transfer: Transfer) -> list[Mapping[str, str]]:
         """What lies outside the fitted runs."""
         found: list[Mapping[str, str]] = []
+        if transfer.before is not None:
+            found += warmup_flags(self.data, transfer.before)
         low, high = self.data["peak_lr"]
         peak = transfer.schedule.peak_lr
         if not low / 1.05 <= peak <= high * 1.05:
@@ -460,6 +467,7 @@ def _fit_one(
                 min(c.schedule.peak_lr for c in continual),
                 max(c.schedule.peak_lr for c in continual),
             ],
+            "warms_up": sorted({(c.before or c.schedule).warms_up for c in used}),
             "new_share": sorted({round(c.new_share, 6) for c in continual}),
             "potential": sorted(
                 {round(c.before.loss_potential, 6) for c in continual if c.before is not None}

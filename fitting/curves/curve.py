@@ -164,5 +164,6 @@ def summary(curves: Sequence[Curve]) -> dict[str, Any]:
             float(min(c.loss.min() for c in curves)),
             float(max(c.loss.max() for c in curves)),
         ],
+        "warms_up": sorted({c.schedule.warms_up for c in curves}),
         "sizes": sorted({c.size for c in curves if c.size is not None}),
     }

@@ -1,5 +1,6 @@
 """CurvePrediction: losses with their intervals, and how far they reach beyond the curves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,29 @@ def far_flags(area: float) -> list[dict[str, str]]:
     ]
 
 
+def as_fitted(data: Mapping[str, Any], schedule: Schedule) -> Schedule:
+    """The schedule with a warm-up if the fitted ones have one, without one if they have none."""
+    known = data.get("warms_up", ())  # fits of before have none
+    return schedule.warmed_as(bool(known[0])) if len(known) == 1 else schedule
+
+
+def warmup_flags(data: Mapping[str, Any], schedule: Schedule) -> list[dict[str, str]]:
+    """What to say where the schedule's warm-up was not taken as it was given."""
+    if as_fitted(data, schedule) is schedule:
+        return []
+    said = (
+        "warms up and the fitted ones, as far as their rates are known, do not: it was read without"
+        if schedule.warms_up
+        else "does not warm up and the fitted ones do: it was read with a warm-up of one step"
+    )
+    return [
+        {
+            "code": "warmup_unlike",
+            "message": f"The schedule {said}. A law of the curve holds the warm-up in its floor.",
+        }
+    ]
+
+
 def log_losses(
     one: "CurveFit", schedule: Schedule, steps: NDArray[np.int64], size: float | None
 ) -> tuple[Floats, Floats]:
@@ -94,7 +118,7 @@ def log_losses(
     if law.needs_size and size is None:
         raise FittingError("missing_input", f"{law.name} needs N.", "Give the model's size.")
     check_size("to predict", size)
-    found = law.features(schedule, steps, size, one.options)
+    found = law.features(as_fitted(one.data, schedule), steps, size, one.options)
     values = np.concatenate([one.values[None], one.draws])
     with np.errstate(all="ignore"):
         loss = np.log(np.maximum(law.formula(values, found)[0], 1e-9))
@@ -137,6 +161,7 @@ def predict_curve(
         low, high = np.nanquantile(mean, [tail, 1 - tail], axis=0)
         below, above = np.maximum(center - low, 0.0), np.maximum(high - center, 0.0)
     flags = [flag for flag in (peak_flag(fit, schedule),) if flag]
+    flags += warmup_flags(fit.data, schedule)
     if fit.status == "degenerate":
         flags.append({"code": "degenerate", "message": fit.message})
     reach = {

@@ -55,6 +55,7 @@ def test_the_table_says_the_bias_and_what_could_not_be_used(run: Run, tmp_path: 
     done = run("isoflop", write(tmp_path / "runs.csv", **wide_budgets()))
     assert done.code == 0 and "parabola" in done.out and "misses D*" in done.out
     assert "not used: envelope" in done.err
+    assert "100 times the largest budget" in done.out  # what is asked for where nothing is said
 
 
 def test_too_few_runs_for_a_law_still_leave_the_parabola(run: Run, tmp_path: Path) -> None:

@@ -196,3 +196,15 @@ def test_sizes_together() -> None:
 def test_unusable_input_is_refused(make) -> None:
     with pytest.raises(FittingError):
         make()
+
+
+@pytest.mark.parametrize("warm", [0, 500])
+def test_a_warm_up_left_out_does_not_move_a_prediction(fit: CurveFit, warm: int) -> None:
+    """The truth is the law with its warm-up, however the question leaves it out."""
+    asked = {"kind": "wsd", "steps": 16_000, "peak_lr": PEAK, "cooldown_steps": 3_200}
+    whole = Schedule.from_dict({**asked, "warmup_steps": 500})
+    truth = float(CURVE_LAWS["multi_power"].loss(TRUTH, whole, [16_000])[0])
+    found = fit.predict(Schedule.from_dict({**asked, "warmup_steps": warm}))
+    assert float(found.value[0]) == pytest.approx(truth, abs=0.01)
+    said = {flag["code"] for flag in found.flags}
+    assert ("warmup_unlike" in said) == (warm == 0)

@@ -12,7 +12,7 @@ import pytest
 from scipy.optimize import curve_fit
 
 from app.importers.loss_curves import ContinualData, read_continual, read_schedules
-from fitting.curves import ContinualFit, Transfer, fit_continual
+from fitting.curves import ContinualFit, Schedule, Transfer, fit_continual
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "continual"
 ROLES = {"english": "general", "code": "domain"}
@@ -106,3 +106,13 @@ def test_the_form_of_replay_on_real_runs() -> None:
     assert fitted("english").law == "continual_replay_convex"
     assert fitted("english").params["a2"] > 1
     assert scores["continual_replay_general"] > 2 * scores["continual_replay_convex"]
+
+
+@pytest.mark.parametrize("domain", ROLES)
+def test_a_pre_training_that_is_told_without_its_warm_up(domain: str) -> None:
+    """It is 4,000 steps at a constant rate either way; the measured end lies in the interval."""
+    curve = next(c for c in data().of(domain) if c.name == "replay25-4k")
+    before = Schedule.constant(4_000, 3e-3)
+    found = fitted(domain).predict(Transfer(before, curve.schedule, 0.25))
+    assert found.lower[0] <= curve.loss[-1] <= found.upper[0]
+    assert [flag["code"] for flag in found.flags] == ["warmup_unlike"]

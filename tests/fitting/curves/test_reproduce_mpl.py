@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting.curves import CURVE_LAWS, fit_curves
+from fitting.curves import CURVE_LAWS, Curve, Schedule, fit_curves
 from fitting.curves.rank import schedule_of
 from tests.fitting.curves.public import SHARED_UNTIL, TRAIN, mpl
 
@@ -90,3 +90,24 @@ def test_three_numbers_do_as_well_as_21840(model: str, best: float) -> None:
         for hold in (0.8, 0.85, 0.9) for power in (1.25, 1.5, 2.0) for floor in (0.0, 0.01, 0.03)
     )  # fmt: skip
     assert found <= best + 5e-4
+
+
+def test_curves_logged_from_the_end_of_their_warm_up_predict_a_run_that_is_given_with_it() -> None:
+    """Drawn through the logged rates, which start at the peak; cosine_72000 ended at 3.2038."""
+    logged = [
+        Curve.of(
+            name,
+            curve.step,
+            curve.loss,
+            Schedule.from_points(curve.step, curve.schedule.rates()[curve.step - 1]),
+        )
+        for name, curve in mpl()["25M"].items()
+        if name in TRAIN
+    ]
+    assert not any(curve.schedule.warms_up for curve in logged)
+    unseen = mpl()["25M"]["cosine_72000"]
+    assert unseen.schedule.warms_up
+    found = fit_curves("annealing", logged, draws=40).predict(unseen.schedule, unseen.step[-1:])
+    assert unseen.loss[-1] == 3.2038
+    assert float(found.value[0]) == pytest.approx(3.2038, abs=0.02)
+    assert found.lower[0] <= 3.2038 <= found.upper[0]

@@ -108,3 +108,16 @@ def test_a_schedule_that_is_none_is_refused_with_what_its_kind_takes(spec: dict,
     if "cannot be read" in said or "has no" in said:
         takes = "rates" if spec["kind"] == "array" else "steps, peak_lr"
         assert takes in refused.value.hint
+
+
+def test_a_warm_up_is_told_from_a_later_rise() -> None:
+    warm = Schedule.wsd(100, 1e-3, 10, 20)
+    cold = Schedule.wsd(100, 1e-3, 0, 20)
+    assert warm.warms_up and not cold.warms_up
+    assert warm.warmed_as(True) is warm and cold.warmed_as(False) is cold
+    np.testing.assert_array_equal(warm.warmed_as(False).rates(), cold.rates())
+    given = cold.warmed_as(True)
+    assert given.warms_up and given.rates()[0] == 1e-6
+    np.testing.assert_array_equal(given.rates()[1:], cold.rates()[1:])
+    # rewarmed after a fall: that is no warm-up
+    assert not cold.then(Schedule.constant(50, 1e-3, 10)).warms_up
