@@ -58,7 +58,7 @@ def seen_on_gpu(config: dict[str, Any], folder: Path, library: str) -> dict[str,
         env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": library},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -137,7 +137,7 @@ for look in (lambda loss: loss.cpu(), lambda loss: loss.item()):
         env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": one_gpu},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert json.loads(done.stdout) == {"_to_copy": 2}
     assert done.returncode and "DataDependentOutputException" in done.stderr
@@ -146,8 +146,8 @@ for look in (lambda loss: loss.cpu(), lambda loss: loss.item()):
 def test_a_bfloat16_run_ends_where_a_float32_run_does(make_config: Make, run: Run) -> None:
     """bfloat16 keeps 8 bits: a product is off by up to 2^-8, at random. Micikevicius et al. 2018
     (arXiv 1710.03740) and Kalamkar et al. 2019 (arXiv 1905.12322) find no loss of accuracy in whole
-    trainings; here the two validation losses must agree to 1%, which is 0.03 nats, and all steps to
-    0.1 nats. Runs of other seeds end 0.03 to 0.1 apart at this size."""
+    trainings; here the two validation losses must agree to 0.1%, and every step to 0.01 nats. Seen
+    were 0.001% and 0.0008; runs of other seeds end 0.03 nats apart at this size."""
     losses, curves = {}, {}
     for dtype in ("float32", "bfloat16"):
         config = make_config(
@@ -161,8 +161,8 @@ def test_a_bfloat16_run_ends_where_a_float32_run_does(make_config: Make, run: Ru
         losses[dtype] = done.losses["email", 80]
         curves[dtype] = np.array([loss for _, _, loss, _ in done.points])
     assert losses["bfloat16"] != losses["float32"]
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
-    assert np.abs(curves["bfloat16"] - curves["float32"]).max() < 0.1
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=1e-3)
+    assert np.abs(curves["bfloat16"] - curves["float32"]).max() < 0.01
 
 
 def test_losses_of_bfloat16_logits_are_float32(make_config: Make) -> None:

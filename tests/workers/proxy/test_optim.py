@@ -110,14 +110,14 @@ def test_adamw_follows_the_width() -> None:
 def test_coordinates_keep_their_size_at_every_width(name: str, fuse: bool) -> None:
     """muP's coordinate check: after some steps, logits and activations change alike (d x 8), by
     the plain formulas and by the fused ones, which a CPU trains with."""
-    sizes = {}
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 64, (8, 17), generator=generator)
-    for width in (32, 256):
+
+    def size(width: int, base: int) -> float:
         config = ModelConfig(
             d_model=width, n_layers=2, head_dim=16, vocab_size=64, seq_len=16, d_ff=2 * width
         )
-        optim = OptimizerConfig(name=name, lr=5e-3, mup_base_d_model=64)
+        optim = OptimizerConfig(name=name, lr=5e-3, mup_base_d_model=base)
         model = Transformer(config, logit_scale(optim, width), fuse=fuse)
         model.initialise(0)
         optimizer = Optimizer(model, optim)
@@ -127,5 +127,78 @@ def test_coordinates_keep_their_size_at_every_width(name: str, fuse: bool) -> No
             optimizer.step(5e-3)
             optimizer.zero_grad()
         with torch.no_grad():
-            sizes[width] = float(model(ids[:, :-1]).square().mean().sqrt())
-    assert sizes[32] > 0 and abs(math.log(sizes[256] / sizes[32])) < math.log(2), sizes
+            return float(model(ids[:, :-1]).square().mean().sqrt())
+
+    assert abs(math.log(size(256, 64) / size(32, 64))) < math.log(2)
+    # each width its own base is no transfer: the wide model moves several times as far
+    assert math.log(size(256, 256) / size(32, 32)) > math.log(4)
+
+
+@pytest.mark.parametrize("width", [32, 128])
+def test_decay_is_the_same_share_at_every_width_and_spares_the_rest(width: int) -> None:
+    """Without gradients only decay moves a weight: each step by rate times decay, which are given
+    for the base width, where the rate falls with the width and the decay rises (table 8 of Yang et
+    al. 2022 has the rate). Embedding, head and gains are not decayed."""
+    config = ModelConfig(d_model=width, n_layers=1, head_dim=16, seq_len=16)
+    for name in ("adamw", "muon"):
+        model = Transformer(config)
+        model.initialise(0)
+        given = OptimizerConfig(name=name, lr=1e-2, weight_decay=0.1, mup_base_d_model=64)
+        optimizer = Optimizer(model, given)
+        before = {key: p.detach().clone() for key, p in model.named_parameters()}
+        for parameter in optimizer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step(1e-2)
+        for key, parameter in model.named_parameters():
+            decayed = parameter.dim() == 2 and "blocks" in key
+            kept = 1 - 1e-2 * 0.1 if decayed else 1.0
+            assert torch.allclose(parameter, before[key] * kept, rtol=1e-6, atol=0), (name, key)
+
+
+def test_eps_of_block_matrices_follows_the_depth() -> None:
+    """CompleteP, table 1: eps times base depth / depth. A gradient as large as eps moves a weight
+    by rate / (1 + L0/L), where eps is left alone by half the rate."""
+    config = ModelConfig(d_model=64, n_layers=8, head_dim=32, seq_len=16)
+    model = Transformer(config, base_layers=2)
+    model.initialise(0)
+    given = OptimizerConfig(
+        name="adamw", lr=1.0, weight_decay=0, eps=1e-4, clip=0, mup_base_d_model=64, base_n_layers=2
+    )
+    optimizer = Optimizer(model, given)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.full_like(parameter, 1e-4)
+    optimizer.step(1.0)
+    for key, parameter in model.named_parameters():
+        matrix = parameter.dim() == 2 and "blocks" in key
+        moved = before[key] - parameter.detach()
+        expected = 1 / (1 + 2 / 8) if matrix else 1 / 2
+        assert torch.allclose(moved, torch.full_like(moved, expected), rtol=1e-4), key
+
+
+@pytest.mark.parametrize("width", [32, 128])
+def test_muon_s_step_has_its_size_in_every_shape(width: int) -> None:
+    """Its spectral norm is rate * 0.2 sqrt(base) * sqrt(out / in), for each matrix that is fused in
+    a parameter, to within what Newton and Schulz leave of a singular value."""
+    config = ModelConfig(d_model=width, n_layers=2, head_dim=16, seq_len=16)
+    model = Transformer(config)
+    model.initialise(0)
+    given = OptimizerConfig(lr=1e-2, weight_decay=0, clip=0, mup_base_d_model=64)
+    optimizer = Optimizer(model, given)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step(1e-2)
+    fused = {"qkv": 3, "up": 2}
+    seen = 0
+    for key, parameter in model.named_parameters():
+        if parameter.dim() != 2 or "blocks" not in key:
+            continue
+        for part in (parameter.detach() - before[key]).chunk(fused.get(key.split(".")[-2], 1)):
+            rows, cols = part.shape
+            size = float(torch.linalg.matrix_norm(part, 2))
+            expected = 1e-2 * 0.2 * math.sqrt(64) * math.sqrt(rows / cols)
+            assert 0.7 < size / expected < 1.3, (key, size, expected)
+            seen += 1
+    assert seen == 2 * (3 + 1 + 2 + 1)

@@ -109,8 +109,8 @@ def test_a_run_that_stays_a_nat_above_its_best_has_diverged(
 @pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_coordinates_keep_their_size_at_every_depth(name: str, fuse: bool) -> None:
-    """CompleteP's coordinate check: logits after some steps are alike at 2 layers and at 32; with
-    depth left alone they are not closer."""
+    """CompleteP's coordinate check: logits after some steps are alike at 2 layers and at 32, where
+    with depth left alone they are not."""
     ids = torch.randint(0, 64, (8, 17), generator=torch.Generator().manual_seed(0))
 
     def size(layers: int, base: int) -> float:
@@ -134,6 +134,6 @@ def test_coordinates_keep_their_size_at_every_depth(name: str, fuse: bool) -> No
         with torch.no_grad():
             return float((model(ids[:, :-1]) - before).square().mean().sqrt())
 
-    transferred = abs(math.log(size(32, 2) / size(2, 2)))
-    assert transferred < math.log(1.5)
+    assert abs(math.log(size(32, 2) / size(2, 2))) < math.log(1.1)
+    assert math.log(size(32, 0) / size(2, 0)) > math.log(1.15)
     assert size(2, 0) == size(2, 2)  # at the depth where rates were tuned nothing changes

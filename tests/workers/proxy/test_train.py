@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from tests.workers.proxy.conftest import ROOT, Trained, start_process
 from workers.proxy.config import ConfigError, Source, parse_config
@@ -87,14 +88,44 @@ def test_signs_of_instability_are_looked_at_every_fifty_steps(make_config: Make,
     assert math.sqrt(total) == pytest.approx(dict(map(tuple, seen["grad_norm"]))[50], rel=1e-4)
 
 
+def test_figures_of_a_run_against_what_it_stored(make_config: Make, run: Run) -> None:
+    """The sizes of weights and of their update from two checkpoints; what is clipped from the norms
+    before clipping; the first normaliser of a head that starts at zero; and time."""
+    done = run(
+        make_config(
+            optimizer={"name": "adamw", "clip": 1.5},
+            schedule={"kind": "constant", "steps": 52, "cooldown_steps": 0},
+            checkpoint={"branch_at_steps": [49, 50]},
+        )
+    )
+    seen: dict[str, dict[int, float]] = {}
+    for event in done.of("points"):
+        for name, pairs in event["metrics"].items():
+            seen.setdefault(name, {}).update(dict(map(tuple, pairs)))
+    before, after = (load_file(done.checkpoint("branch", step)["path"]) for step in (49, 50))
+    for part in ("embedding", "blocks", "head"):
+        names = [name for name in after if name.startswith(f"model.{part}")]
+        now, then = (
+            np.concatenate([held[name].double().numpy().ravel() for name in names])
+            for held in (after, before)
+        )
+        rms = {"param": now, "update": now - then}
+        for what, values in rms.items():
+            found = seen[f"{what}_rms_{part}"][50]
+            assert found == pytest.approx(np.sqrt(np.mean(values**2)), rel=1e-4), (what, part)
+    assert seen["log_z"][1] == pytest.approx(math.log(256))
+    assert seen["clipped"] == {at: float(norm > 1.5) for at, norm in seen["grad_norm"].items()}
+    assert set(seen["clipped"].values()) == {0.0, 1.0}
+    (seconds, *_), (rate, *_) = seen["step_seconds"].values(), seen["tokens_per_second"].values()
+    assert rate == pytest.approx(128 / seconds)
+
+
 def test_evaluation_by_hand(make_config: Make, run: Run, tmp_path: Path) -> None:
     """The loss printed is the mean over every target of the fixed windows, one by one."""
     done = run(make_config())
     config = parse_config(make_config())
     source = config.data.validation[1]
     validation = Validation.load(source, config.model.seq_len, 1024)
-    from safetensors.torch import load_file
-
     stored = load_file(done.checkpoint("final", 24)["path"])
     model = Transformer(config.model, logit_scale(config.optimizer, 16))
     model.load_state_dict({k[6:]: v for k, v in stored.items() if k.startswith("model.")})
