@@ -38,6 +38,7 @@ RUN_WORKERS = "\nimport sys\nfrom workers.__main__ import main\nsys.exit(main())
 def config(corpus: Path, *, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
     """A run of about 15,000 parameters: a few milliseconds a step."""
     source = {"name": "code", "path": str(corpus)}
+    last = changes.get("schedule", {}).get("steps", steps)
     return {
         "model": {"d_model": 16, "n_layers": 1, "head_dim": 8, "vocab_size": 256, "seq_len": 64},
         "data": {"train": [{**source, "weight": 1.0}], "validation": [source]},
@@ -47,7 +48,7 @@ def config(corpus: Path, *, steps: int = STEPS, **changes: Any) -> dict[str, Any
         "seed": 3,
         "device": "cpu",
         "threads": 1,
-        "evaluate": {"at_steps": [steps], "tokens": 2048},
+        "evaluate": {"at_steps": [last], "tokens": 2048},
         "checkpoint": {"every_steps": 50, "keep": 2},
         **changes,
     }

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -222,6 +223,8 @@ def test_clocks_jump(clocks, corpus, tmp_path, undisturbed, monkeypatch):
         of_postgres.set(-hour)  # and the newest is from the future
         lab.release()
         assert worker.wait(180) == 0
+        said = [datetime.fromisoformat(line["timestamp"]) for line in worker.log]
+    assert (max(said) - min(said)).total_seconds() > hour / 2  # its own clock did jump
     assert lab.run(run_id).status == "finished"
     assert lab.curve(run_id) == undisturbed
     lab.engine.dispose()
