@@ -252,9 +252,7 @@ def rate_sensitivity(connection: Connection, sweep_id: int) -> list[RateSensitiv
 
 def cancel(connection: Connection, sweep_id: int) -> SweepSummary:
     """Cancel every run that has not ended; what is stored stays."""
-    for run in runs_of(connection, sweep_id):
-        if not run.ended:
-            recording.request_stop(connection, run.id)
+    recording.request_stop_of_sweep(connection, sweep_id)
     return get(connection, sweep_id)
 
 

@@ -431,23 +431,41 @@ def release_run(connection: Connection, run_id: int, attempt: int, message: str 
     return _end(connection, run_id, attempt, _stopped_or("queued"), message, failures=0)
 
 
+_STOP = """
+    update runs set
+        stop_requested = true,
+        status = case when status = 'running' then 'running' else 'cancelled' end,
+        finished_at = case when status = 'running' then null else clock_timestamp() end
+    where status in ('planned', 'queued', 'running')
+"""
+
+
 def request_stop(connection: Connection, run_id: int) -> str:
     """Cancel a run. One that is not training is cancelled at once; one that is, is told to stop.
 
     Returns the status it has now (`running` until its worker has heard). Conflict if it has ended.
     """
-    statement = """
-        update runs set
-            stop_requested = true,
-            status = case when status = 'running' then 'running' else 'cancelled' end,
-            finished_at = case when status = 'running' then null else clock_timestamp() end
-        where id = :run_id and status in ('planned', 'queued', 'running')
-        returning status
-    """
-    status = connection.execute(text(statement), {"run_id": run_id}).scalar_one_or_none()
+    status = connection.execute(
+        text(f"{_STOP} and id = :run_id returning status"), {"run_id": run_id}
+    ).scalar_one_or_none()
     if status is None:
         raise Conflict("run", f"run {run_id} has ended, or there is no such run")
     return str(status)
+
+
+def request_stop_of_sweep(connection: Connection, sweep_id: int) -> None:
+    """`request_stop` of every run of the sweep that has not ended."""
+    connection.execute(
+        # locked in one order, whoever else locks several
+        text(
+            f"""{_STOP} and id in (
+                select id from runs
+                where sweep_id = :sweep_id and status in ('planned', 'queued', 'running')
+                order by id for update
+            )"""
+        ),
+        {"sweep_id": sweep_id},
+    )
 
 
 @dataclass(frozen=True)
