@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fitting.errors import FittingError
 from fitting.links import Floats
-from fitting.runs import LARGEST
+from fitting.runs import LARGEST, leaves_the_floats
 from fitting.surrogate import interpolated
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
 
 
 def refuse_absurd(inputs: Mapping[str, Floats]) -> None:
-    """FittingError for what could not have been fitted either: products leave the floats."""
+    """FittingError for what could not have been fitted either."""
     for name, column in inputs.items():
-        far = (column > LARGEST) | ((column > 0) & (column < 1 / LARGEST))
+        far = leaves_the_floats(column)
         if far.any():
             row = int(np.flatnonzero(far)[0])
             raise FittingError(

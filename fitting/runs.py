@@ -14,7 +14,12 @@ from fitting.links import Floats
 N_CONVENTIONS = ("total", "non_embedding", "blocks", "blocks_and_head")
 FLOPS_CONVENTIONS = ("exact", "6ND", "palm")
 LOSS_UNITS = ("nats/token", "nats/byte", "bits/byte")
-LARGEST = 1e60  # beyond it, or below its inverse, products such as 6ND leave the floats
+LARGEST = 1e60  # see `leaves_the_floats`
+
+
+def leaves_the_floats(values: Floats) -> NDArray[np.bool_]:
+    """Which values are so large, or so near to zero, that products such as 6ND leave the floats."""
+    return np.asarray((values > LARGEST) | ((values > 0) & (values < 1 / LARGEST)))
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
@@ -136,7 +141,7 @@ class Runs:
             )
         if name == "weights":
             return
-        far = self.used & ((column > LARGEST) | ((column > 0) & (column < 1 / LARGEST)))
+        far = self.used & leaves_the_floats(column)
         if far.any():
             row = int(np.flatnonzero(far)[0])
             raise FittingError(

@@ -139,6 +139,7 @@ class TestSeeded:
         for query in (
             "N=-3&D=x&budget=0",
             "N=nan",
+            "N=1e-300",
             "budget=1e-300",
             "fit=abc",
             "fit=999",

@@ -20,7 +20,7 @@ from app.dashboard.pages.database import reading
 from app.dashboard.pages.fits import OpenFit, first_law, loss_quantity, open_fit
 from app.storage import overview as storage
 from fitting import Allocation, AllocationProblem, Fit, FittingError, allocate
-from fitting.runs import LARGEST
+from fitting.runs import leaves_the_floats
 
 router = APIRouter(include_in_schema=False)
 
@@ -106,8 +106,7 @@ def ranges(fit: Fit) -> dict[str, tuple[float, float]]:
 def values_of(fit: Fit, query: Mapping[str, str]) -> dict[str, float]:
     """What the form asks for; an input that is missing or unreadable gets its first value."""
     spans = ranges(fit)
-    asked = {name: text.parse(query.get(name)) for name in spans}
-    asked = {name: None if abs(value or 0) > LARGEST else value for name, value in asked.items()}
+    asked = {name: _usable(text.parse(query.get(name))) for name in spans}
     first: dict[str, float] = {}
     for name, (low, high) in spans.items():
         data = fit.data.inputs.get(name, (low, high))
@@ -123,6 +122,10 @@ def values_of(fit: Fit, query: Mapping[str, str]) -> dict[str, float]:
         name: first[name] if value is None or (name in positive and value <= 0) else value
         for name, value in asked.items()
     }
+
+
+def _usable(value: float | None) -> float | None:
+    return None if value is None or leaves_the_floats(np.abs(value)) else value
 
 
 def fixed_of(asked: Mapping[str, float]) -> dict[str, float]:
