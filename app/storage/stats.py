@@ -126,7 +126,10 @@ def at_rates(connection: Connection, sweep_id: int) -> list[AtRate]:
                 from evaluations e join ended on ended.id = e.run_id and ended.ok
             )
             select s.validation_set, r.n_total, r.steps, r.seed, r.lr, e.loss,
-                (select p.loss from curve_points p where p.run_id = r.began and p.step = 1)
+                coalesce(
+                    (select p.loss from curve_points p where p.run_id = r.began and p.step = 1),
+                    (select p.loss from curve_rollups p where p.run_id = r.began and p.step = 1)
+                )
             from ended r cross join sets s left join evaluations e
                 on e.run_id = r.id and e.step = r.steps and e.validation_set = s.validation_set
                     and r.ok

@@ -1,5 +1,8 @@
 """Curves go in as they are and come out reduced, without being bent."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sqlalchemy import Connection, text
@@ -132,3 +135,33 @@ def test_a_project_takes_its_curves_with_it(connection: Connection, run: runs.Ru
             text(f"select count(*) from {table} where {column} = :id"), {"id": run.id}
         )
         assert left == 0
+
+
+def test_points_that_operations_lets_go_of_leave_the_curve(connection: Connection) -> None:
+    """The statement that docs/operations.md gives: of long finished runs only the roll-up stays."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (statement,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    finished, fresh, training = (make_run(connection) for _ in range(3))
+    step = np.arange(1, 5001)
+    for run in (finished, fresh, training):
+        curves.copy_points(connection, Points(np.full(5000, run.id), step, power_law(step)))
+    for run, age in ((finished, "100 days"), (fresh, "1 day")):
+        curves.roll_up(connection, run.id)
+        connection.execute(
+            text(
+                "update runs set status = 'finished',"
+                " finished_at = now() - cast(:age as interval) where id = :id"
+            ),
+            {"id": run.id, "age": age},
+        )
+    before = curves.read(connection, finished.id)
+    connection.execute(text(statement))
+    stored = [
+        len(curves.read_points(connection, run.id).step) for run in (finished, fresh, training)
+    ]
+    assert stored == [0, 5000, 5000]
+    after = curves.read(connection, finished.id)
+    np.testing.assert_array_equal(after.loss, before.loss)
+    np.testing.assert_array_equal(after.step, before.step)
+    np.testing.assert_array_equal(after.n_points, before.n_points)
+    assert after.n_points.sum() == 5000
