@@ -1,6 +1,7 @@
 """Tokens a second of the trainer against a plain loop, in the same run on the same machine.
 
     python -m tests.benchmarks.train_vs_peer [--sizes 32x2 96x2] [--optimizers adamw] [--rounds 5]
+                                             [--machine]
 
 Without options: the sizes and the optimizer of the demonstration (app/demo_sweep.json), and AdamW;
 eager against eager and compiled against compiled.
@@ -15,6 +16,10 @@ thread, and they take turns of CHUNK steps. CPU seconds of a turn are compared w
 other's turn beside it; printed is the median of these ratios, with the least and the greatest. A
 third process takes its turns with the products of matrices of a step and nothing else: no way to
 compute the model can be quicker than that, so the last figure is the ratio that cannot be passed.
+
+With --machine the whole machine is compared, by the clock, and so only where nothing else runs: a
+worker's way to fill it, a run of one thread on each core side by side, against one plain loop with
+a thread a core, as torch starts it.
 """
 
 import argparse
@@ -228,32 +233,67 @@ def products(
             return
 
 
-def work(way: Callable[..., None], pipe: Connection, *job: Any) -> None:
-    torch.set_num_threads(1)
+def work(way: Callable[..., None], pipe: Connection, threads: int, *job: Any) -> None:
+    torch.set_num_threads(threads)
     way(*job, Turns(pipe))
     pipe.close()
 
 
-def compare(job: tuple[Any, ...], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of every turn, of each way by name; the first turn warms up and is left out."""
-    spawn = get_context("spawn")
-    running = {}
-    for way in (ours, plain, products):
-        pipe, other = spawn.Pipe()
-        process = spawn.Process(target=work, args=(way, other, *job), daemon=True)
-        process.start()
+class Worker:
+    """A process that trains in one of the ways, a turn at a time; the first one is over."""
+
+    def __init__(self, way: Callable[..., None], threads: int, job: tuple[Any, ...]) -> None:
+        spawn = get_context("spawn")
+        self._pipe, other = spawn.Pipe()
+        self._process = spawn.Process(target=work, args=(way, other, threads, *job), daemon=True)
+        self._process.start()
         other.close()
-        pipe.recv()
-        running[way.__name__] = process, pipe
+        self._pipe.recv()
+
+    def begin(self) -> None:
+        self._pipe.send(True)
+
+    def ended(self) -> float:
+        """CPU seconds of the turn that was begun, once it is over."""
+        return float(self._pipe.recv())
+
+    def close(self) -> None:
+        self._pipe.send(False)
+        self._process.join()
+
+
+def compare(job: tuple[Any, ...], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every turn, of each way by name."""
+    running = {way.__name__: Worker(way, 1, job) for way in (ours, plain, products)}
     seconds: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(rounds):
-        for name, (_, pipe) in running.items():
-            pipe.send(True)
-            seconds[name].append(pipe.recv())
-    for process, pipe in running.values():
-        pipe.send(False)
-        process.join()
+        for name, worker in running.items():
+            worker.begin()
+            seconds[name].append(worker.ended())
+    for worker in running.values():
+        worker.close()
     return seconds
+
+
+def compare_machines(job: tuple[Any, ...], rounds: int) -> dict[str, list[float]]:
+    """Tokens a second of the clock of the whole machine in every turn, filled in either way."""
+    cores = len(os.sched_getaffinity(0))
+    running = {"ours": [Worker(ours, 1, job) for _ in range(cores)]}
+    running["plain"] = [Worker(plain, cores, job)]
+    rates: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(rounds):
+        for name, workers in running.items():
+            began = time.monotonic()
+            for worker in workers:
+                worker.begin()
+            for worker in workers:
+                worker.ended()
+            tokens = len(workers) * CHUNK * BATCH_TOKENS
+            rates[name].append(tokens / (time.monotonic() - began))
+    for workers in running.values():
+        for worker in workers:
+            worker.close()
+    return rates
 
 
 def main() -> None:
@@ -262,6 +302,7 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
     parser.add_argument("--how", nargs="+", default=["eager", "compiled"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--machine", action="store_true", help="the whole of it, by the clock")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         library = Path(json.__file__).parents[1]
@@ -273,8 +314,11 @@ def main() -> None:
                     d, layers = map(int, size.split("x"))
                     steps = (given.rounds + 2) * CHUNK  # more than there are turns for
                     job = (d, layers, steps, optimizer, text, how == "compiled")
-                    seconds = compare(job, given.rounds)
-                    report(f"d{d}-L{layers} {optimizer:5} {how:8}", seconds)
+                    what = f"d{d}-L{layers} {optimizer:5} {how:8}"
+                    if given.machine:
+                        report_machines(what, compare_machines(job, given.rounds))
+                    else:
+                        report(what, compare(job, given.rounds))
 
 
 def report(what: str, seconds: dict[str, list[float]]) -> None:
@@ -286,6 +330,16 @@ def report(what: str, seconds: dict[str, list[float]]) -> None:
         f"; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
         f"a step {1e3 * mine:.1f} ms, of which products {1e3 * floor:.1f}; "
         f"with nothing else the ratio were {statistics.median(least):.2f}",
+        flush=True,
+    )
+
+
+def report_machines(what: str, rates: dict[str, list[float]]) -> None:
+    ratios = [a / b for a, b in zip(rates["ours"], rates["plain"], strict=True)]
+    mine, theirs = (statistics.median(each) for each in rates.values())
+    print(
+        f"{what} the whole machine: ours {mine:7,.0f} tokens/s, plain {theirs:7,.0f}; "
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         flush=True,
     )
 
