@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fitting.engine import Engine, Optimum
+from fitting.engine import Engine, Optimum, hopeless
 from fitting.errors import FittingError
 from fitting.intervals import (
     MAD_TO_SD,
@@ -270,7 +270,7 @@ def _seen(engine: Engine, values: Floats) -> Floats:
 def _about_outliers(engine: Engine, best: Optimum, draws: Floats) -> list[Warned]:
     """Names the points whose removal moves an exponent by more than its standard error."""
     n = engine.loss.size
-    if len(draws) < 20 or n > 20_000:
+    if len(draws) < 20 or n > 20_000 or hopeless(engine, best):
         return []
     squares = np.isinf(engine.objective.solver_delta)
     r = _seen(engine, best.values)

@@ -4,6 +4,7 @@ The law decides the path (a sum of powers on log loss, or the generic one); call
 four functions either way: `cold`, `warm`, `values`, `theta`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -58,6 +59,10 @@ MANY_PARAMS = 5
 
 # Iterations for the best start of fewer than 100 points when the usual ones do not do: .1 ms each.
 LONG_VALLEY = 3_000
+
+# A start beside the best point costs at most this share of the objective more; its step is halved
+# so many times for that.
+FAR_ASIDE, HALVINGS = 0.05, 6
 
 # Of [lanes, points] numbers at most so many at a time in one batch of cold fits.
 LANES = 1_000_000
@@ -286,10 +291,10 @@ class Engine:
         damping = 1e-4 if np.isinf(delta) else 1e-1  # squares have just been minimised
         tol = 1e-9 if rows is not None else self._tightest()
         found = self._descend(delta, theta, mine(case, rows), rows, tol, pace.narrow, damping)
-        aside = self._again(found, case)
-        if len(aside[1]):
-            again = self._descend(delta, aside[0], mine(aside[1], rows), rows, 1e-14, pace.again)
-            found, case = joined(found, again), np.concatenate([case, aside[1]])
+        beside, of = self._again(found, case, lambda at, of: self._at(at, mine(of, rows), rows))
+        if len(of):
+            again = self._descend(delta, beside, mine(of, rows), rows, min(tol, 1e-11), pace.again)
+            found, case = joined(found, again), np.concatenate([case, of])
         if rows is None:
             found = self._finished(found, mine(case, rows))
             return [self._chosen(found, np.flatnonzero(case == c)) for c in range(cases)]
@@ -380,17 +385,27 @@ class Engine:
             found.iterations,
         )
 
-    def _again(self, found: Solution, case: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
+    def _at(self, theta: Floats, weights: Floats | None, rows: Any) -> Floats:
+        """The objective [B] at theta [B, p]."""
+        return np.asarray(self.problem(None, rows).evaluate(theta, weights)[0])
+
+    def _again(
+        self,
+        found: Solution,
+        case: NDArray[np.intp],
+        cost: Callable[[Floats, NDArray[np.intp]], Floats],
+    ) -> tuple[Floats, NDArray[np.intp]]:
         """From where to descend once more [m, p], and of which case: from the best point of each,
         with its own metric, and from beside it.
 
         A generic law may creep along a valley under the metric of a far start; and a Huber
         objective has neighbouring minima along its softest directions (182 runs of Muennighoff et
         al.: R_D = 47 and 95), which all starts may miss alike. The steps aside are those that the
-        local quadratic thinks would cost 1% of the objective.
+        local quadratic thinks would cost 1% of the objective, halved where they really `cost` far
+        more: from there the way back would be a hundred iterations.
         """
         delta = self.objective.solver_delta
-        starts, cases = [], []
+        starts, steps, cases, most = [], [], [], []
         for c in np.unique(case):
             lanes = np.flatnonzero(case == c)
             f = np.where(np.isfinite(found.f[lanes]), found.f[lanes], np.inf)
@@ -398,7 +413,7 @@ class Engine:
             theta, least, h = found.theta[best], float(found.f[best]), found.hessian[best]
             if not np.isfinite(least) or (np.isinf(delta) and found.converged[best]):
                 continue
-            mine = [theta]
+            mine = [np.zeros_like(theta)]
             scale = np.sqrt(np.abs(np.diag(h)))
             if not np.isinf(delta) and np.isfinite(h).all() and (scale > 0).all():
                 value, vector = np.linalg.eigh(h / np.outer(scale, scale))
@@ -406,11 +421,21 @@ class Engine:
                     if value[j] > 0:
                         aside = vector[:, j] / scale * np.sqrt(0.02 * least / value[j])
                         aside /= max(1.0, float(np.abs(aside).max()) / 2.0)
-                        mine += [theta + aside, theta - aside]
-            starts += mine
+                        mine += [aside, -aside]
+            steps += mine
+            starts += [theta] * len(mine)
             cases += [c] * len(mine)
-        points = np.array(starts).reshape(-1, len(self.lower))
-        return np.clip(points, self.lower, self.upper), np.array(cases, dtype=np.intp)
+            most += [(1.0 + FAR_ASIDE) * least] * len(mine)
+        begin = np.array(starts).reshape(-1, len(self.lower))
+        step, of = np.array(steps).reshape(begin.shape), np.array(cases, dtype=np.intp)
+        far = np.flatnonzero(step.any(axis=1))
+        for _ in range(HALVINGS):
+            there = np.clip(begin[far] + step[far], self.lower, self.upper)
+            far = far[~(cost(there, of[far]) <= np.array(most)[far])]
+            if not far.size:
+                break
+            step[far] *= 0.5
+        return np.clip(begin + step, self.lower, self.upper), of
 
     @staticmethod
     def _best(found: Solution, count: int) -> Floats:
@@ -510,6 +535,11 @@ class Engine:
 def many(engine: Engine) -> bool:
     """Whether points are so many that resamples without an optimum would take minutes."""
     return engine.where is None and engine.loss.size >= SURFACE_POINTS
+
+
+def hopeless(engine: Engine, best: Optimum) -> bool:
+    """Whether so many points have no optimum together that resamples of them are not worth it."""
+    return many(engine) and not best.converged
 
 
 def floor_walls(loss: Floats) -> tuple[float, float]:

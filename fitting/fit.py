@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fitting import prior
 from fitting.diagnose import DEGENERATE, VANISHED, Warned, refuse, unidentified, warnings_of
-from fitting.engine import Engine, Optimum, many
+from fitting.engine import Engine, Optimum, hopeless
 from fitting.errors import FittingError
 from fitting.intervals import (
     Calibration,
@@ -262,8 +262,8 @@ def fit(
         )
     calibration = calibrate(engine, best, seed)
     failed, drawn = 0, 0
-    hopeless = not best.converged and many(engine)
-    if hopeless and draws:
+    alone = hopeless(engine, best)
+    if alone:
         draws = 0
     if draws:
         drawn = affordable(engine, draws)
@@ -273,7 +273,7 @@ def fit(
     else:
         sample, method = _normal_draws(engine, best, seed), "sandwich"
     warned = warnings_of(engine, best, sample, calibration, runs)
-    if hopeless:
+    if alone:
         warned.append(
             Warned(
                 "no_resamples",

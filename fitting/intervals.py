@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitting.engine import Engine, Optimum
+from fitting.engine import Engine, Optimum, hopeless
 from fitting.links import Floats
 
 # 1 / Phi^-1(3/4): the median absolute deviation of a normal variable, as a standard deviation.
@@ -225,7 +225,9 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     distance d decades, have variance noise^2 + (parameter noise of that refit)^2 + (drift d)^2.
     The first two are known (the second from resamples of the refit), and the drift is what makes
     the scaled squares average one: Paule & Mandel's estimate (1982) of a variance between
-    studies. It is then shrunk towards PRIOR_DRIFT, as an inverse-chi-square prior would.
+    studies. It is then shrunk towards PRIOR_DRIFT, as an inverse-chi-square prior would. Where all
+    of many points have no optimum, refits are not resampled, and all of their error counts as
+    drift.
     """
     p = len(best.values)
     n = engine.loss.size
@@ -234,6 +236,7 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
         noise = PRIOR_DRIFT
     freedom = float(max(n - p, 1))
     rng = np.random.default_rng([seed, 19])
+    resamples = 0 if hopeless(engine, best) else ORIGIN_RESAMPLES
     most = CALIBRATION_POINTS if engine.where is not None else DEAR_POINTS
     if n > most:
         engine = engine.subset(np.sort(rng.choice(n, most, replace=False)))
@@ -244,7 +247,7 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
         return Calibration(noise, freedom, PRIOR_DRIFT, PRIOR_WEIGHT, 0.0, 0.0, 0.0, 0, 0.0)
     below = x[None, :] <= cuts[:, None]
     far = np.maximum(x[None, :] - cuts[:, None], 0.0)
-    error, variance = _origin_errors(engine, best, below, rng)
+    error, variance = _origin_errors(engine, best, below, resamples, rng)
     known = noise**2 + variance
     judged = ~below & np.isfinite(error) & np.isfinite(variance)
     share = judged / np.maximum(judged.sum(axis=1, keepdims=True), 1)
@@ -300,30 +303,37 @@ def _origins(x: Floats, fewest: int) -> Floats:
 
 
 def _origin_errors(
-    engine: Engine, best: Optimum, below: NDArray[np.bool_], rng: np.random.Generator
+    engine: Engine,
+    best: Optimum,
+    below: NDArray[np.bool_],
+    resamples: int,
+    rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """ln loss - ln prediction [origins, points] of each refit, and the variance of that
-    prediction over resamples of the refit's own runs."""
+    prediction over resamples of the refit's own runs (0 where there are none)."""
     lanes = [below.astype(float)]
-    for inside in below:
-        counts = np.zeros((ORIGIN_RESAMPLES, inside.size))
-        counts[:, inside] = resample_counts(engine.group[inside], ORIGIN_RESAMPLES, rng)
+    for inside in below if resamples else ():
+        counts = np.zeros((resamples, inside.size))
+        counts[:, inside] = resample_counts(engine.group[inside], resamples, rng)
         lanes.append(counts)
-    if engine.where is None and below.shape[1] >= DEAR_POINTS:
+    if resamples and engine.where is None and below.shape[1] >= DEAR_POINTS:
         # an origin's resamples begin where it ends itself, often far from the fit of all points
         own = engine.warm(best.theta, lanes[0], tol=1e-6, most=60).theta
-        begin = np.repeat(own, ORIGIN_RESAMPLES, axis=0)
+        begin = np.repeat(own, resamples, axis=0)
         others = engine.warm(begin, np.concatenate(lanes[1:]), tol=1e-6, most=30)
         theta = np.concatenate([own, others.theta])
     else:
-        theta = engine.warm(best.theta, np.concatenate(lanes), tol=1e-6, most=30).theta
+        most = 30 if resamples else 60
+        theta = engine.warm(best.theta, np.concatenate(lanes), tol=1e-6, most=most).theta
     with np.errstate(all="ignore"):
         predicted = np.log(
             np.asarray(engine.law.evaluate(engine.inputs, engine.values(theta)), dtype=float)
         )
         predicted = np.broadcast_to(predicted, (len(theta), engine.loss.size))
         error = np.log(engine.loss) - predicted[: len(below)]
-        draws = predicted[len(below) :].reshape(len(below), ORIGIN_RESAMPLES, -1)
+        if not resamples:
+            return error, np.zeros_like(error)
+        draws = predicted[len(below) :].reshape(len(below), resamples, -1)
         low, high = np.quantile(np.nan_to_num(draws, nan=np.inf), [0.16, 0.84], axis=1)
     return error, (0.5 * (high - low)) ** 2
 

@@ -48,8 +48,8 @@ TRUE, LEFT = 0.03, 1.0
 # The dozen are picked among so many points.
 AMONG = 2_000
 
-# Steps with true gradients.
-STEPS = 4
+# Steps on the surface, and steps with true gradients.
+DOWN, STEPS = 60, 4
 
 # Fewer lanes than so many a start are not worth it.
 FEWEST = 16
@@ -66,7 +66,6 @@ class Surface:
     few: GenericProblem
     target: Floats
     parts: Floats
-    pairs: Floats
 
     @classmethod
     def of(cls, problem: GenericProblem, around: Floats, tol: float) -> "Surface | None":
@@ -87,7 +86,7 @@ class Surface:
         among = np.unique(np.linspace(0, n - 1, AMONG).astype(np.int64))
         picked, axes = _pivots(known[:, among], LEFT * allowed * np.sqrt(tol * len(known)))
         k = len(picked)
-        if not k or k * (k + 1) // 2 * n > NUMBERS:
+        if not k or k * n > NUMBERS:
             return None
         rows = among[picked]
         whole = axes.T @ known  # [k, n]; of the picked points [k, k], triangular
@@ -100,8 +99,7 @@ class Surface:
             inputs={name: column[rows] for name, column in problem.inputs.items()},
             loss=problem.loss[rows],
         )
-        first, second = np.triu_indices(k)
-        return cls(few, problem.target, parts, parts[:, first] * parts[:, second])
+        return cls(few, problem.target, parts)
 
     @property
     def size(self) -> int:
@@ -118,15 +116,13 @@ class Surface:
         self, theta: Floats, weights: Floats | None, index: Lanes = None
     ) -> tuple[Floats, Floats, Floats]:
         lanes, p = theta.shape
-        count = self.parts.shape[1]
         delta, above = self.few.delta, self.few.above
         f, g, h = np.zeros(lanes), np.zeros((lanes, p)), np.zeros((lanes, p, p))
-        first, second = np.triu_indices(count)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b in (slice(i, min(i + LANES, lanes)) for i in range(0, lanes, LANES)):
                 phi, slope, bend = self.few.derivatives(theta[b])
                 pull = np.zeros_like(phi)
-                inside = np.zeros((len(phi), first.size))
+                inside = []
                 for i in (slice(k, k + POINTS) for k in range(0, self.points, POINTS)):
                     r = self.target[i] - phi @ self.parts[i].T
                     own = lane_weights(weights, b, i, index)
@@ -137,13 +133,25 @@ class Surface:
                     wpsi = w * psi
                     f[b] += np.vecdot(wpsi, r - 0.5 * psi)
                     pull += wpsi @ self.parts[i]
-                    inside += (w * (psi == r)) @ self.pairs[i]
+                    lane, point = np.nonzero((psi == r) & (w != 0.0))
+                    inside.append((lane, point + i.start, np.broadcast_to(w, r.shape)[lane, point]))
                 g[b] = -(slope @ pull[:, :, None])[:, :, 0]
-                outer = np.empty((len(phi), count, count))
-                outer[:, first, second] = outer[:, second, first] = inside
-                h[b] = slope @ outer @ slope.transpose(0, 2, 1)
+                h[b] = self._outer(slope, *map(np.concatenate, zip(*inside, strict=True)))
                 h[b] -= np.einsum("bjkq,bq->bjk", bend, pull)
         return f, g, h
+
+    def _outer(
+        self, slope: Floats, lane: NDArray[np.int64], point: NDArray[np.int64], weight: Floats
+    ) -> Floats:
+        """The Gauss-Newton part of the Hessians [B, p, p], of the points within Huber's width:
+        few of them where a law does not fit. slope [B, p, k]; lane, point, weight: of each."""
+        order = np.argsort(lane, kind="stable")
+        ends = np.cumsum(np.bincount(lane, minlength=len(slope)))
+        out = np.empty((len(slope), slope.shape[1], slope.shape[1]))
+        for j, mine in enumerate(np.split(order, ends[:-1])):
+            jac = slope[j] @ self.parts[point[mine]].T
+            out[j] = (jac * weight[mine]) @ jac.T
+        return out
 
 
 def _pivots(y: Floats, least: float) -> tuple[NDArray[np.int64], Floats]:
@@ -251,7 +259,8 @@ def _on(
     most: int,
 ) -> Solution:
     """Down the surface first, from where `step` leads if that is lower, then by the law's own
-    gradients."""
+    gradients. What is not there then gets a quarter of `most` steps on the law: ten times as dear,
+    they bring home half of it."""
     begun = first[0].copy()
     there = np.clip(start + step, walls.lower, walls.upper)
     ahead = surface.evaluate(there, weights)
@@ -259,7 +268,7 @@ def _on(
     there[~lower] = start[~lower]
     for mine, other in zip(first, ahead, strict=True):
         mine[lower] = other[lower]
-    near = _newton(surface, there, weights, walls, 0.1 * tol, 30, first, damping=1e-2)
+    near = _newton(surface, there, weights, walls, 0.1 * tol, DOWN, first, damping=1e-2)
     here, hessian = near.theta, near.hessian
     f, g = problem.gradient(here, weights)
     done = np.zeros(len(weights), dtype=bool)
@@ -289,7 +298,7 @@ def _on(
         beyond = ~(f[lost] <= begun[lost])
         there = np.where(beyond[:, None], start[lost], here[lost])
         walls = walls._replace(metric=walls.metric[lost])
-        again = _newton(problem, there, weights[lost], walls, tol, most, damping=1e-2)
+        again = _newton(problem, there, weights[lost], walls, tol, most // 4, damping=1e-2)
         for name in ("theta", "f", "gradient", "hessian", "converged", "decrement"):
             getattr(found, name)[lost] = getattr(again, name)
     return found
