@@ -1,6 +1,6 @@
 """/v1/laws, /v1/compare, /v1/fits, /v1/predictions, /v1/forecasts"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
@@ -156,14 +156,13 @@ def create_prediction(body: PredictionIn, database: DatabaseDep) -> Response:
     """Losses of up to 100,000 runs, each with its interval and how far it reaches."""
     with database.begin() as connection:
         found = predictions.predict(connection, body.fit, body.inputs(), level=body.level)
-        answer = {"fit": body.fit, **found.to_dict()}
+        more: dict[str, Any] = {}
         headers = {}
         if body.keep:
             kept = predictions.keep(connection, body.fit, body.model_dump(), found)
             headers["Location"] = f"/v1/predictions/{kept.id}"
-            answer |= {"id": kept.id, "created_at": kept.created_at}
-    # as it is: to check each of 100,000 answers of our own would take longer than to make them
-    written = PredictionOut.model_construct(**answer).model_dump_json(warnings=False)
+            more = {"id": kept.id, "created_at": kept.created_at}
+    written = PredictionOut.written(body.fit, found, **more)
     return Response(written, 201 if headers else 200, headers, "application/json")
 
 

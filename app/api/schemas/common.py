@@ -41,16 +41,23 @@ class Request(BaseModel):
         return body
 
 
+def _text(text: str) -> None:
+    if "\x00" in text or (
+        not text.isascii() and any("\ud800" <= mark <= "\udfff" for mark in text)
+    ):
+        raise ValueError("a text holds a NUL character or half a surrogate pair")
+
+
 def _walk(value: Any, depth: int) -> None:
     if depth > 20:
         raise ValueError("nested more than 20 levels deep")
     if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= mark <= "\udfff" for mark in value):
-            raise ValueError("a text holds a NUL character or half a surrogate pair")
+        _text(value)
     elif isinstance(value, dict):
         for name, part in value.items():
-            _walk(name, depth)
-            _walk(part, depth + 1)
+            _text(name)
+            if not isinstance(part, int | float):
+                _walk(part, depth + 1)
     elif isinstance(value, list):
         # long columns of numbers are passed over quickly
         for part in value:
