@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_files import FitFile, Json, four, read_fit, times
+from app.cli_inputs import READ
 from app.cli_output import (
     interval,
     new_table,
@@ -42,8 +43,7 @@ def allocate(
         Path | None,
         typer.Option(
             metavar="STEP_TIME.json",
-            exists=True,
-            dir_okay=False,
+            **READ,
             help="From `calibrate` or `time fit`: choose the shape by its measured step time.",
         ),
     ] = None,
@@ -91,7 +91,7 @@ def allocate(
     family: Family = None,
     beside: Annotated[
         Path | None,
-        typer.Option(metavar="FIT.json", exists=True, help="Show what this fit would choose."),
+        typer.Option(metavar="FIT.json", **READ, help="Show what this fit would choose."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="CONFIG.json", help="Write the run for the trainer here.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_files import Json, Level
+from app.cli_inputs import READ
 from app.cli_output import (
     Refused,
     interval,
@@ -40,20 +41,15 @@ CurveFiles = Annotated[
     list[Path],
     typer.Argument(
         metavar="CURVES.csv...",
-        exists=True,
-        dir_okay=False,
+        **READ,
         help="Columns run, step, lr, loss; or one file a run, named after it.",
     ),
 ]
 Schedules = Annotated[
     Path | None,
-    typer.Option(
-        exists=True, dir_okay=False, help="JSON {run: schedule}, where lr in the CSV is too coarse."
-    ),
+    typer.Option(**READ, help="JSON {run: schedule}, where lr in the CSV is too coarse."),
 ]
-Fitted = Annotated[
-    Path, typer.Argument(metavar="FIT.json", exists=True, dir_okay=False, help="From --out.")
-]
+Fitted = Annotated[Path, typer.Argument(metavar="FIT.json", **READ, help="From --out.")]
 SpecText = Annotated[
     str, typer.Option(metavar="JSON|FILE", help='{"kind": "wsd", "steps": ..., "peak_lr": ...}')
 ]
@@ -289,9 +285,7 @@ def forecast_command(
     file: Fitted,
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN.csv", exists=True, dir_okay=False, help="step, loss: the run so far."
-        ),
+        typer.Argument(metavar="RUN.csv", **READ, help="step, loss: the run so far."),
     ],
     schedule: SpecText,
     incumbent: Annotated[
@@ -353,7 +347,7 @@ def read_cpt(path: Path) -> "tuple[ContinualFit, ContinualFit]":
 def cpt_fit(
     file: Annotated[
         Path,
-        typer.Argument(metavar="CURVES.csv", exists=True, dir_okay=False, help="One long table."),
+        typer.Argument(metavar="CURVES.csv", **READ, help="One long table."),
     ],
     general: Annotated[str, typer.Option(help="The validation set of the old data.")],
     domain: Annotated[str, typer.Option(help="The validation set of the new data.")],

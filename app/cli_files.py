@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli_inputs import READ
 from app.cli_output import (
     Refused,
     interval,
@@ -65,14 +66,10 @@ Level = Annotated[
     float,
     typer.Option(help="Probability of the intervals.", min=0.01, max=0.999),
 ]
-FitFile = Annotated[
-    Path, typer.Argument(metavar="FIT.json", exists=True, dir_okay=False, help="From fit --out.")
-]
+FitFile = Annotated[Path, typer.Argument(metavar="FIT.json", **READ, help="From fit --out.")]
 RunsFile = Annotated[
     Path,
-    typer.Argument(
-        metavar="RUNS.csv", exists=True, dir_okay=False, help="CSV or JSONL, one row a run."
-    ),
+    typer.Argument(metavar="RUNS.csv", **READ, help="CSV or JSONL, one row a run."),
 ]
 Column = Annotated[
     list[str] | None,
@@ -231,11 +228,14 @@ def runs_of(
     columns: Mapping[str, str],
     options: Mapping[str, str | None],
     drop_highest: int = 0,
+    *,
+    quiet: bool = False,
 ) -> "Runs":
     """The points of a file for a law, or with the inputs that are named; `drop_highest` masks
     that many of the largest losses. A C without a column is taken from N and D (and the FLOPs, if
-    the file has them), or from the FLOPs alone."""
-    from app.importers import read_runs
+    the file has them), or from the FLOPs alone. What is strange about the file is said, or not
+    (`quiet`)."""
+    from app.importers import read, to_runs
 
     names = list(law if isinstance(law, Sequence) else law.input_names)
     columns = dict(columns)
@@ -245,12 +245,16 @@ def runs_of(
             names = list(dict.fromkeys(["N", "D", *(name for name in names if name != "C")]))
         elif flops is not None:
             columns["C"] = flops
-    runs = read_runs(
+    measured = read(
         file,
+        kind="points",
         inputs=names,
         columns=columns,
         **{name: value for name, value in options.items() if value is not None},
     )
+    for sentence in () if quiet else measured.warnings:
+        warn("file", sentence)
+    runs = to_runs(measured)
     if derived:
         runs = runs.with_compute()
     if not drop_highest:
@@ -350,7 +354,8 @@ def compared(
         raise Refused(
             "The file has the inputs of no law.", "Give it columns N and D, or see `laws`."
         )
-    runs = runs_of(names, file, columns, options, drop_highest)
+    # what is then fitted is read again, and says what is to be said
+    runs = runs_of(names, file, columns, options, drop_highest, quiet=to_choose)
     return (choose if to_choose else judge)(runs, laws, objective=objective, seed=seed)
 
 
@@ -412,9 +417,7 @@ def predict(
     fit_file: FitFile,
     at: Annotated[
         Path | None,
-        typer.Option(
-            metavar="POINTS.csv", exists=True, dir_okay=False, help="One row a prediction."
-        ),
+        typer.Option(metavar="POINTS.csv", **READ, help="One row a prediction."),
     ] = None,
     point: Annotated[
         list[str] | None, typer.Option(metavar="N=..,D=..", help="A point on the command line.")
@@ -467,10 +470,10 @@ def read_fit(path: Path) -> "Fit":
 
 def read_points(path: Path, law: "Law", columns: Mapping[str, str]) -> dict[str, list[float]]:
     """The law's inputs from a CSV or JSONL; the loss need not be there."""
-    from app.importers import cells, csv, format_of, jsonl
+    from app.importers import cells, csv, format_of, jsonl, opened
     from app.importers.columns import need_column
 
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         table = (csv if format_of(str(path)) == "csv" else jsonl).read(stream)
         names = {
             name: need_column(name, table.header, columns, header_row=table.header_row)

@@ -21,6 +21,7 @@ from app.cli_files import (
     read_fit,
     runs_of,
 )
+from app.cli_inputs import READ
 from app.cli_output import (
     Refused,
     interval,
@@ -72,17 +73,16 @@ class Form(StrEnum):
     threshold = "threshold"
 
 
-SetFile = Annotated[
-    Path,
-    typer.Argument(exists=True, dir_okay=False, help="Runs with N, D and loss: CSV or JSONL."),
-]
+RUNS = "Runs with N, D and loss: CSV or JSONL."
+SourceFile = Annotated[Path, typer.Argument(metavar="SOURCE.csv", **READ, help=RUNS)]
+TargetFile = Annotated[Path, typer.Argument(metavar="TARGET.csv", **READ, help=RUNS)]
 LinkFile = Annotated[
     Path,
-    typer.Argument(metavar="LINK.json", exists=True, dir_okay=False, help="From link fit --out."),
+    typer.Argument(metavar="LINK.json", **READ, help="From link fit --out."),
 ]
 TaskFile = Annotated[
     Path,
-    typer.Argument(metavar="TASK.json", exists=True, dir_okay=False, help="From task fit --out."),
+    typer.Argument(metavar="TASK.json", **READ, help="From task fit --out."),
 ]
 Kind = Annotated[
     str,
@@ -103,15 +103,15 @@ Lower = Annotated[float | None, typer.Option(help="Of a predicted source loss, a
 Flops = Annotated[float | None, typer.Option(help="Training FLOPs of the run, where known.")]
 LawFit = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="The source's FIT.json; with --point."),
+    typer.Option(**READ, help="The source's FIT.json; with --point."),
 ]
 Point = Annotated[str | None, typer.Option(metavar="N=..,D=..", help="With --fit.")]
 
 
 @link.command("fit")
 def link_fit(
-    source: SetFile,
-    target: SetFile,
+    source: SourceFile,
+    target: TargetFile,
     kind: Kind = "train_train",
     method: Annotated[
         Method | None, typer.Option(help="joint if they share N and D, else free_E1.")
@@ -292,7 +292,7 @@ def link_translate(
 
 @link.command("plan")
 def link_plan(
-    source: SetFile,
+    source: SourceFile,
     runs: Annotated[int, typer.Option(help="How many target runs.", min=1)] = 4,
     cap_flops: Annotated[
         float | None, typer.Option(help="Their training FLOPs together, at most.")
@@ -339,7 +339,7 @@ def link_plan(
 @task.command("fit")
 def task_fit(
     points: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Rows of loss and accuracy.")
+        Path, typer.Argument(metavar="POINTS.csv", **READ, help="Rows of loss and accuracy.")
     ],
     form: Annotated[Form, typer.Option(help="The curve.")] = Form.auto,
     chance: Annotated[
@@ -352,6 +352,9 @@ def task_fit(
     ] = None,
     run_column: Annotated[
         str | None, typer.Option(help="Column of the run: its checkpoints go together.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=NAME", help="The same: accuracy=acc_norm.")
     ] = None,
     questions: Annotated[
         int | None, typer.Option(help="How many the task has: its binomial noise.", min=1)
@@ -374,7 +377,7 @@ def task_fit(
     if accuracy_column and error_column:
         raise typer.BadParameter("give --accuracy-column or --error-column, not both")
     chosen = columns_of(
-        None, loss=loss_column, accuracy=error_column or accuracy_column, run=run_column
+        column, loss=loss_column, accuracy=error_column or accuracy_column, run=run_column
     )
     table = _columns(points, ("loss", "accuracy"), chosen, label="run" if run_column else None)
     accuracy = table["accuracy"]
@@ -416,9 +419,7 @@ def task_predict(
     upper: Annotated[float | None, typer.Option(help="Of a predicted loss.")] = None,
     link_file: Annotated[
         Path | None,
-        typer.Option(
-            "--link", exists=True, dir_okay=False, help="LINK.json from the source's to this loss."
-        ),
+        typer.Option("--link", **READ, help="LINK.json from the source's to this loss."),
     ] = None,
     source_loss: SourceLosses = None,
     predicted: Annotated[
@@ -438,6 +439,12 @@ def task_predict(
     chosen = found.level if level is None else level
     if (link_file is None) == (not loss):
         raise typer.BadParameter("give --loss, or --link with --source-loss (one of them)")
+    if link_file is None and (source_loss or predicted or fit or point or flops is not None):
+        raise typer.BadParameter(
+            "--source-loss, --predicted, --fit, --point and --flops are of the source: give --link"
+        )
+    if link_file is not None and (lower is not None or upper is not None):
+        raise typer.BadParameter("--lower and --upper are of --loss; the link makes its own")
     if link_file is not None:
         through = Link.from_dict(read_json(link_file, "a link"))
         first = _through(through, source_loss, predicted, (None, None), fit, point, flops, chosen)
@@ -499,10 +506,10 @@ def _columns(
     file: Path, fields: Sequence[str], chosen: Mapping[str, str], label: str | None = None
 ) -> dict[str, list[Any]]:
     """{field: values} of a CSV or JSONL: numbers, and words for the one called `label`."""
-    from app.importers import cells, csv, format_of, jsonl
+    from app.importers import cells, csv, format_of, jsonl, opened
     from app.importers.columns import need_column
 
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         table = (csv if format_of(str(file)) == "csv" else jsonl).read(stream)
         wanted = [*fields, *([label] if label else [])]
         names = {

@@ -52,6 +52,8 @@ def print_json(document: Any) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """The document in a file that is either whole or not there: a temporary name, then renamed."""
+    if str(path) == "-":
+        raise Refused("- is standard output, and a document is written to a file.", "Name one.")
     text = json.dumps(plain(document), ensure_ascii=False, allow_nan=False)
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli_inputs import READ
 from app.cli_output import new_table, note, print_json, print_table, read_json, short
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def client(server: str | None) -> "Client":
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or JSONL.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", **READ, help="CSV or JSONL.")],
     project: Annotated[str, typer.Option(help="Project that the runs belong to; made if new.")],
     name: Annotated[str | None, typer.Option(help="A name for the import; the file's.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Put before every run's name.")] = None,
@@ -80,7 +81,7 @@ sweep = typer.Typer(no_args_is_help=True, help="Sweeps of proxy runs: submit, wa
 
 @sweep.command("submit")
 def sweep_submit(
-    spec: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The sweep, as JSON.")],
+    spec: Annotated[Path, typer.Argument(metavar="SWEEP.json", **READ, help="The sweep, as JSON.")],
     project: Annotated[str | None, typer.Option(help="Project; the file's if not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Name; the file's if not given.")] = None,
     server: Server = None,
@@ -127,7 +128,7 @@ def sweep_watch(
             now = found["progress"]
             counts = ", ".join(f"{count} {status}" for status, count in now["statuses"].items())
             left = now["seconds_left"]
-            about = "" if left is None else f"; about {left / 60:.0f} min left"
+            about = "" if left is None or now["ended"] else f"; about {left / 60:.0f} min left"
             progress.update(bar, completed=now["fraction"], left=counts + about)
             if now["ended"]:
                 break
@@ -141,14 +142,14 @@ def sweep_watch(
         raise typer.Exit(1)
 
 
-runs = typer.Typer(no_args_is_help=True, help="Runs: submit, list, show, cancel.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: submit, list, show, cancel, retry.")
 
 
 @runs.command("submit")
 def runs_submit(
     spec: Annotated[
         Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="The run, as JSON; options replace it."),
+        typer.Argument(metavar="RUN.json", **READ, help="The run, as JSON; options replace it."),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Project; the file's if not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Name; the file's if not given.")] = None,
@@ -264,6 +265,20 @@ def runs_cancel(
 ) -> None:
     """Ask a run to stop: it finishes its step, writes a checkpoint and ends as cancelled."""
     done = client(server).post(f"/v1/runs/{run_id}/cancel")
+    if as_json:
+        print_json(done)
+    else:
+        note(f"run {run_id}: {done['status']}")
+
+
+@runs.command("retry")
+def runs_retry(
+    run_id: Annotated[int, typer.Argument(metavar="ID")],
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Queue a run again that failed, diverged or was cancelled; it resumes where it was."""
+    done = client(server).post(f"/v1/runs/{run_id}/retry")
     if as_json:
         print_json(done)
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_files import Column, Json, columns_of, four, read_fit
+from app.cli_inputs import READ
 from app.cli_output import (
     Refused,
     new_table,
@@ -93,7 +94,7 @@ def size_of(text: str) -> tuple[int, int, int]:
 
 @time.command("keep")
 def keep(
-    file: Annotated[Path, typer.Argument(metavar="STEP_TIME.json", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(metavar="STEP_TIME.json", **READ)],
     project: Annotated[str | None, typer.Option(help="Keep it with this project.")] = None,
     server: Server = None,
     as_json: Json = False,
@@ -120,8 +121,7 @@ def fit(
         Path,
         typer.Argument(
             metavar="STEPS.csv",
-            exists=True,
-            dir_okay=False,
+            **READ,
             help="One row a shape: width, depth, seconds; gpus, batch_tokens, micro_batch_tokens, "
             "attention, checkpointing, group where they vary.",
         ),
@@ -169,7 +169,7 @@ def read_steps(
     causal: bool,
 ) -> "list[Measurement]":
     """The measured steps of a file; what it does not say of a shape is the family's."""
-    from app.importers import cells, csv, format_of, jsonl
+    from app.importers import cells, csv, format_of, jsonl, opened
     from fitting.costs import Measurement, Setup
 
     base = family_of(family, needed=True)
@@ -181,7 +181,7 @@ def read_steps(
         "attention": ("attention",), "checkpointing": ("checkpointing",), "group": ("group",),
     }  # fmt: skip
     out: list[Measurement] = []
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         table = (csv if format_of(str(path)) == "csv" else jsonl).read(stream)
         where = {
             name: columns.get(name) or next((c for c in names if c in table.header), None)
@@ -199,7 +199,13 @@ def read_steps(
                 key = where[name]
                 if key is None or record.get(key) in (None, ""):
                     if other is None:
-                        raise Refused(f"Row {row} has no {name}.", f"Give a column or --{name}.")
+                        option = (
+                            f", or --{name.replace('_', '-')}" if name == "batch_tokens" else ""
+                        )
+                        raise Refused(
+                            f"Row {row} has no {name}.",
+                            f"Give it a column (--column {name}=NAME){option}.",
+                        )
                     return other
                 return cells.positive(record.get(key), row, key)
 
@@ -248,8 +254,7 @@ def predict(
         Path | None,
         typer.Argument(
             metavar="STEP_TIME.json",
-            exists=True,
-            dir_okay=False,
+            **READ,
             help="From `calibrate` or `time fit`; or give --gpu.",
         ),
     ] = None,
@@ -264,7 +269,7 @@ def predict(
     family: Family = None,
     fit_file: Annotated[
         Path | None,
-        typer.Option("--fit", metavar="FIT.json", exists=True, help="Predict the loss as well."),
+        typer.Option("--fit", metavar="FIT.json", **READ, help="Predict the loss as well."),
     ] = None,
     gpu_hours: Annotated[
         float | None, typer.Option(help="Time that the run gets, with --fit.")
@@ -352,8 +357,7 @@ def serial(
         Path,
         typer.Argument(
             metavar="STEP_TIME.json",
-            exists=True,
-            dir_okay=False,
+            **READ,
             help="From `calibrate` or `time fit`.",
         ),
     ],
@@ -368,7 +372,7 @@ def serial(
         typer.Option(
             "--fit",
             metavar="FIT.json",
-            exists=True,
+            **READ,
             help="A fit of kaplan_steps; else the paper's own constants.",
         ),
     ] = None,

@@ -34,3 +34,10 @@ class FittingError(ValueError):
         self.message = message
         self.hint = hint
         self.details = details
+
+
+def wrong_with(error: Exception) -> str:
+    """What a document lacks or has wrong, in words, from what reading it raised."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return f"{type(error).__name__} {error}"

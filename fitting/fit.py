@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fitting import prior
 from fitting.diagnose import DEGENERATE, VANISHED, Warned, refuse, unidentified, warnings_of
 from fitting.engine import Engine, Optimum, hopeless
-from fitting.errors import FittingError
+from fitting.errors import FittingError, wrong_with
 from fitting.intervals import (
     Calibration,
     affordable,
@@ -221,8 +221,8 @@ class Fit:
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FittingError(
                 "bad_document",
-                f"This is not a fit: {type(error).__name__} {error}.",
-                "Give the document that `fit --out` wrote, unchanged.",
+                f"This is not a fit: {wrong_with(error)}.",
+                "Give what `fit --out` wrote, unchanged; --json prints it without its draws.",
             ) from None
 
 

@@ -1,14 +1,15 @@
 """Whole loss curves from files, for the laws of `fitting.curves`.
 
-Either one CSV a run, or one long table with a column `run`. Columns: step, loss, and lr where there
-is no schedule file. A schedule file (JSON) is {run: SCHEDULE}; a run without an entry gets straight
-lines between its logged rates.
+Either one CSV a run, or one long table with a column `run`; gzipped or not. Columns: step, loss,
+and lr where there is no schedule file. A schedule file (JSON) is {run: SCHEDULE}; a run without an
+entry gets straight lines between its logged rates.
 
 Continual pre-training: more columns, kind (pretrain | continual), parent, parent_step,
 replay_ratio, domain (the validation set), role (fit | held_out | repeat).
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.importers import opened
 from fitting.curves import ContinualCurve, Curve, Schedule, as_schedule
 from fitting.errors import FittingError
 
@@ -40,7 +42,10 @@ def read_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
     rows = []
     for path in paths:
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
+            with (
+                opened(path) as stream,
+                io.TextIOWrapper(stream, newline="", encoding="utf-8-sig") as file,
+            ):
                 head = file.readline()
                 file.seek(0)
                 mark = max(",;\t", key=head.count)  # of a spreadsheet in another country too

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from app.errors import ServiceError
@@ -25,6 +26,9 @@ from app.importers.table import Table
 
 # A column of FLOPs within this of 6 N D on every row was computed so.
 SIX_N_D_TOLERANCE = 0.01
+# Guess: counting N otherwise, experts that are not active, or attention explain a factor of some
+# hundreds; tera-, exa- or petaFLOP-days are off by 1e12 and more.
+OTHER_UNIT = 1000.0
 
 
 def read(
@@ -143,6 +147,11 @@ def read(
             f"Column {flops_column!r} is 6 N D that overflowed 64-bit integers on {wrapped} of "
             f"{len(points)} rows; it was left out, and compute is 6 N D in floats.",
         )
+    elif off := _far_from_six_n_d(points):
+        warnings = (
+            f"Column {flops_column!r} is {off:.2g} times 6 N D in the middle of the rows: are "
+            "these FLOPs, and N parameters, and D tokens? They are kept as they are.",
+        )
     points, brought = _with_inputs(points, maybe)
     conventions = Conventions(
         n_convention
@@ -234,6 +243,17 @@ def is_wrapped(flops: float, inputs: Mapping[str, float]) -> bool:
     around = (exact + 2**63) % 2**64 - 2**63
     # a float holds 53 of the 63 bits
     return abs(flops - around) <= 2.0**11
+
+
+def _far_from_six_n_d(points: Sequence[MeasuredPoint]) -> float | None:
+    """The median of FLOPs / 6 N D where no way to count can explain it, so it is another unit."""
+    ratios = [
+        point.flops / (6.0 * point.inputs["N"] * point.inputs["D"])
+        for point in points
+        if point.flops is not None and {"N", "D"} <= point.inputs.keys()
+    ]
+    middle = median(ratios) if ratios else 1.0
+    return None if 1 / OTHER_UNIT < middle < OTHER_UNIT else middle
 
 
 def _flops_convention(points: Sequence[MeasuredPoint]) -> str:

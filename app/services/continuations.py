@@ -43,7 +43,11 @@ def plan_branch(
     steps = _steps(spec, config)
     if steps is None:
         if spec.get("parent_step") is None:
-            raise _say("steps", "Give steps or budget_flops of the whole run.")
+            raise _say(
+                "steps",
+                "How long the run is was not said.",
+                "Give steps or budget_flops of the whole run.",
+            )
         steps = round(spec["parent_step"] / (1 - _cooldown_fraction(spec)))
     start = steps - sweep_plan.cooldown_steps(cooldown, steps)
     schedule = {**trunk, "kind": "wsd", "steps": steps, "cooldown_steps": steps - start}
@@ -63,7 +67,11 @@ def plan_branch(
             raise no_checkpoint(parent, start, stored)
         parent_step = max(earlier)
     elif parent_step > start:
-        raise _say("parent_step", f"The cool-down begins at step {start}: start from before it.")
+        raise _say(
+            "parent_step",
+            f"parent_step is {parent_step}, and the cool-down begins at step {start}.",
+            "Start from before it.",
+        )
     changed = {"schedule": schedule, "init": None, "checkpoint": _resumable(config)}
     return _planned(name, "branch", True, {**config, **changed}, parent_step, spec)
 
@@ -86,10 +94,12 @@ def plan_continual(
         )
     steps = _steps(spec, config)
     if steps is None:
-        raise _say("steps", "Give steps or budget_flops.")
+        raise _say("steps", "How long the run is was not said.", "Give steps or budget_flops.")
     momentum = spec.get("momentum", "reset")
     if momentum not in MOMENTA:
-        raise _say("momentum", f"Use {' or '.join(MOMENTA)}.")
+        raise _say(
+            "momentum", f"There is no momentum {momentum!r}.", f"Use {' or '.join(MOMENTA)}."
+        )
     kind = str((spec.get("schedule") or {}).get("kind", "wsd"))
     schedule = sweep_plan.run_schedule(spec, kind, steps)
     optimizer = dict(spec.get("optimizer") or config["optimizer"])
@@ -123,10 +133,14 @@ def blended(
     """
     ratio = float(spec.get("replay_ratio") or 0.0)
     if not 0 <= ratio < 1:
-        raise _say("replay_ratio", "It is the share of the parent's text: from 0 to below 1.")
+        raise _say(
+            "replay_ratio",
+            f"replay_ratio is {ratio:g}.",
+            "It is the share of the parent's text: from 0 to below 1.",
+        )
     new = list((spec.get("corpora") or {}).get("train", ()))
     if not new:
-        raise _say("corpora", "Name the new text: corpora.train.")
+        raise _say("corpora", "No new text is named.", "Name it: corpora.train.")
     folders = {each["name"]: paths[each["name"]] for each in new}
     weights = _shares({each["name"]: each.get("weight", 1.0) for each in new}, 1 - ratio)
     if ratio:
@@ -180,7 +194,7 @@ def _validation(
 def _steps(spec: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
     steps, budget = spec.get("steps"), spec.get("budget_flops")
     if steps is not None and budget is not None:
-        raise _say("budget_flops", "Give budget_flops or steps, and not both.")
+        raise _say("budget_flops", "Both budget_flops and steps are given.", "Give one of them.")
     if steps is None and budget is not None:
         batch = int(spec.get("batch_tokens") or config["batch_tokens"])
         return max(1, sweep_plan.steps_for(sweep_plan.model_shape(config["model"]), budget, batch))
@@ -227,5 +241,5 @@ def _planned(
     )
 
 
-def _say(column: str, hint: str) -> ServiceError:
-    return ServiceError("invalid", f"{column} does not fit.", hint, column=column)
+def _say(column: str, message: str, hint: str) -> ServiceError:
+    return ServiceError("invalid", message, hint, column=column)

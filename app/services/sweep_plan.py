@@ -444,7 +444,15 @@ def run_schedule(spec: Mapping[str, Any], kind: str, steps: int) -> dict[str, An
     """The trainer's `schedule` section for a run by itself, or a ServiceError if it cannot be."""
     reason = _why_not(steps, 1, spec, kind, {})
     if reason:
-        raise ServiceError("invalid", f"{steps} steps: {reason}.", "Train longer.", value=steps)
+        shorter = "warm-up" in reason  # what most often is in the way
+        raise ServiceError(
+            "invalid",
+            f"{steps} steps: {reason}.",
+            "Train longer, or warm up for less: schedule.warmup_steps (--warmup)."
+            if shorter
+            else "Choose another number of steps, or another schedule.",
+            value=steps,
+        )
     return _schedule(spec, kind, steps)
 
 

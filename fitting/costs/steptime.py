@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 from fitting.costs.ops import StepCounts, count_step
 from fitting.costs.shape import Setup, Shape
-from fitting.errors import FittingError
+from fitting.errors import FittingError, wrong_with
 from fitting.links import Floats
 from fitting.predict import check_level
 
@@ -69,7 +69,7 @@ class Measurement:
             )
         except (KeyError, TypeError) as error:
             raise FittingError(
-                "bad_document", f"This is not a measured step: {type(error).__name__} {error}."
+                "bad_document", f"This is not a measured step: {wrong_with(error)}."
             ) from None
 
 
@@ -249,7 +249,7 @@ class StepTime:
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise FittingError(
                 "bad_document",
-                f"This is not a step-time model: {type(error).__name__} {error}.",
+                f"This is not a step-time model: {wrong_with(error)}.",
                 "Give the document that `calibrate --out` or `time fit --out` wrote.",
             ) from None
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from fitting.diagnose import Warned
-from fitting.errors import FittingError
+from fitting.errors import FittingError, wrong_with
 from fitting.intervals import Calibration
 from fitting.links import Floats
 from fitting.loss_to_loss.calibrate import Origin
@@ -391,6 +391,6 @@ class Link:
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FittingError(
                 "bad_document",
-                f"This is not a link: {type(error).__name__} {error}.",
+                f"This is not a link: {wrong_with(error)}.",
                 "Give the document that `link fit --out` wrote, unchanged.",
             ) from None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fitting.diagnose import Warned
-from fitting.errors import FittingError
+from fitting.errors import FittingError, wrong_with
 from fitting.links import Floats
 from fitting.predict import Prediction, check_level
 from fitting.tasks.curves import TaskCurve, get_curve
@@ -271,6 +271,6 @@ class TaskFit:
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FittingError(
                 "bad_document",
-                f"This is not a task law: {type(error).__name__} {error}.",
+                f"This is not a task law: {wrong_with(error)}.",
                 "Give the document that `task fit --out` wrote, unchanged.",
             ) from None

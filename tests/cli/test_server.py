@@ -90,6 +90,14 @@ def test_a_cancelled_run_that_is_not_there_is_refused(here: Run) -> None:
     assert done.code == 1 and "999999" in done.err
 
 
+def test_a_run_that_ended_well_is_not_tried_again(here: Run) -> None:
+    assert here("import", RUNS, "--project", "again", "--json").code == 0
+    (run,) = here("runs", "list", "--project", "again", "--limit", 1, "--json").document
+    done = here("runs", "retry", run["id"], "--json")
+    assert done.code == 1 and "only a run that ended short" in done.document["message"]
+    assert here("runs", "retry", 999999).code == 1
+
+
 def test_a_sweep_that_names_no_corpus_is_refused_with_the_remedy(here: Run, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "run-a-sweep.md").read_text("utf-8")
     (spec,) = re.findall(r"(?ms)^```json\n(.*?)^```", page)

@@ -225,3 +225,22 @@ def test_a_run_of_another_project_is_no_parent(
     projects.create(connection, "elsewhere")
     with pytest.raises(ServiceError, match="another project"):
         runs.submit(connection, settings, "elsewhere", "c", {**ONWARD, "parent": parent.id})
+
+
+def test_a_refusal_says_what_is_wrong_and_what_helps(
+    connection: Connection, settings: Settings, parent: Run
+) -> None:
+    def refused(**changed: Any) -> ServiceError:
+        spec = {**ONWARD, "parent": parent.id, **changed}
+        with pytest.raises(ServiceError) as caught:
+            runs.submit(connection, settings, "onward", "child", spec)
+        return caught.value
+
+    assert "How long the run is" in refused(steps=None).message
+    assert refused(corpora=None).message == "No new text is named."
+    both = refused(budget_flops=1e12)
+    assert "Both budget_flops and steps" in both.message
+    warm = refused(steps=60, schedule={"kind": "wsd"})
+    assert "warm-up of 50 steps" in warm.message and "warmup_steps" in warm.hint
+    long = refused(steps=10**10)
+    assert "more than" in long.message and "longer" not in long.hint
