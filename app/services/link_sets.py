@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection
 
 from app.services import fits, laws, projects
@@ -131,7 +130,7 @@ def _of_project(connection: Connection, asked: LinkSet, side: str) -> tuple[Open
     request = asked.data
     chosen = fits.select_runs(connection, laws.find(PLANE), request)
     assert request.project is not None and request.validation_set is not None
-    configs = stored_runs.configs_of(connection, chosen.run_ids)
+    configs = stored_runs.trained_on(connection, chosen.run_ids)
     mixtures = [mixture_of(configs[one]) for one in chosen.run_ids]
     sizes = {(configs[one].get("model") or {}).get("vocab_size") for one in chosen.run_ids}
     tokenizer = f"{sizes.pop()} tokens" if len(sizes) == 1 and None not in sizes else None
@@ -160,23 +159,18 @@ def _tokens_per_byte(
     Runs of one tokenizer evaluate the same text: where they differ by more than a percent the
     sizes are not those of one text, and the median would hide it.
     """
-    rows = [
-        row
-        for row in stored_evaluations.last_of_runs(connection, run_ids)
-        if row.validation_set == validation_set
-    ]
-    ratios = [row.tokens / row.bytes for row in rows if row.tokens and row.bytes]
-    if len(ratios) < len(run_ids) or not ratios:
+    said = stored_evaluations.tokens_per_byte(connection, run_ids, validation_set)
+    if said.runs < len(run_ids) or not said.runs:
         return None
-    if max(ratios) > 1.01 * min(ratios):
+    if said.most > 1.01 * said.least:
         raise ServiceError(
             "invalid",
-            f"The evaluations on {validation_set!r} have {min(ratios):.4g} to {max(ratios):.4g} "
+            f"The evaluations on {validation_set!r} have {said.least:.4g} to {said.most:.4g} "
             "tokens to a byte: they are of several tokenizers.",
             "Select the runs of one.",
             column="select",
         )
-    return float(np.median(ratios))
+    return said.median
 
 
 def _in_unit(found: OpenSet, unit: str | None, per_byte: float | None) -> OpenSet:

@@ -25,7 +25,9 @@ from fitting.loss_to_loss import transitivity as by_way
 
 RESOURCE: storage.Resource = "link"
 MAX_DRAWS = 5_000
-MAX_PAIRS = 5_000
+MAX_RUNS = 100_000
+# A link has four parameters: so many pairs, drawn by the seed, speak for more.
+DRAWN_PAIRS = 500
 MAX_LOSSES = 10_000
 MAX_SETS = 12
 
@@ -95,6 +97,8 @@ def create(connection: Connection, request: LinkRequest) -> StoredLink:
     kind = request.kind or kind_of(sets[0], sets[1])
     pairs = _paired(sets, request.pairing)
     used, held = split_at(pairs, request.hold_out)
+    found = used.n_pairs
+    used = drawn(used, request.seed)
     link = fit_link(
         used,
         kind,
@@ -114,7 +118,10 @@ def create(connection: Connection, request: LinkRequest) -> StoredLink:
             **link.to_dict(),
             "sets": [_described(one) for one in sets],
             "pairs": rows_of(used),
-            "held_out": None if held is None else judged(link, held, request.hold_out),
+            "drawn_from": found if found > used.n_pairs else None,
+            "held_out": None
+            if held is None
+            else judged(link, drawn(held, request.seed), request.hold_out),
             "transitivity": transitivity(used, link),
             "left_out": [row for one in sets for row in one.left_out],
         }
@@ -230,10 +237,10 @@ def open_sets(connection: Connection, request: LinkRequest) -> list[OpenSet]:
     sets = named_apart([open_set(connection, one, side, request.unit) for side, one in asked])
     same_unit(sets)
     biggest = max(sets, key=lambda one: len(one.runs))
-    if len(biggest.runs) > MAX_PAIRS:
+    if len(biggest.runs) > MAX_RUNS:
         raise ServiceError(
             "too_large",
-            f"{biggest.name!r} has {len(biggest.runs)} runs, more than {MAX_PAIRS}.",
+            f"{biggest.name!r} has {len(biggest.runs)} runs, more than {MAX_RUNS}.",
             "Select fewer.",
         )
     return sets
@@ -265,6 +272,17 @@ def split_at(pairs: Pairs, flops: float | None) -> tuple[Pairs, Pairs | None]:
             value=flops,
         )
     return used, held
+
+
+def drawn(pairs: Pairs, seed: int) -> Pairs:
+    """`DRAWN_PAIRS` of the pairs at random where there are more, and as many of the cells that only
+    one set has."""
+    rng = np.random.default_rng([seed, 31])
+    keep = np.zeros(pairs.paired.size, dtype=bool)
+    for cells in (np.flatnonzero(pairs.paired), np.flatnonzero(~pairs.paired)):
+        few = cells.size <= DRAWN_PAIRS
+        keep[cells if few else rng.choice(cells, DRAWN_PAIRS, replace=False)] = True
+    return pairs if keep.all() else pairs.select(keep)
 
 
 def rows_of(pairs: Pairs) -> list[dict[str, Any]]:

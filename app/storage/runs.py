@@ -3,6 +3,7 @@
 Who may write to a run while it trains is the business of recording.py.
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -167,10 +168,23 @@ def of_sweep(connection: Connection, sweep_id: int) -> list[Run]:
     return values_of(Run, connection.execute(statement.order_by(runs.c.id)).all())
 
 
-def configs_of(connection: Connection, run_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """{run id: its configuration}, of the runs that there are."""
-    rows = connection.execute(select(runs.c.id, runs.c.config).where(runs.c.id.in_(list(run_ids))))
-    return {row.id: dict(row.config) for row in rows}
+def trained_on(connection: Connection, run_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """{run id: {"data", "init": {"kind"}, "model": {"vocab_size"}} of its configuration}, of the
+    runs that there are; runs that say the same share it."""
+    rows = connection.execute(
+        text(
+            """
+            select id, jsonb_build_object(
+                'data', config -> 'data',
+                'init', jsonb_build_object('kind', config -> 'init' -> 'kind'),
+                'model', jsonb_build_object('vocab_size', config -> 'model' -> 'vocab_size')
+            )::text from runs where id = any(:run_ids)
+            """
+        ),
+        {"run_ids": list(run_ids)},
+    ).all()
+    read = {said: json.loads(said) for said in {said for _, said in rows}}
+    return {run_id: read[said] for run_id, said in rows}
 
 
 def count_by_status(

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from app.services import links
 from tests.fitting import data
 from tests.services import linked
 from tests.services.linked import Linked, project_of_two_corpora, true_link
@@ -45,7 +46,7 @@ def test_two_selections_of_one_project_give_the_true_link(
     found, true = link["document"], true_link(("code", "code"), ("english", "english"))
     assert (link["kind"], link["status"]) == ("train_to_train", "converged")
     assert (found["source"], found["target"]) == ("code", "english")
-    assert found["n_pairs"] == len(found["pairs"]) == 16
+    assert found["n_pairs"] == len(found["pairs"]) == 16 and found["drawn_from"] is None
     assert link["run_ids"] == sorted(two.run_ids["code"] + two.run_ids["english"])
     low, high = found["intervals"]["kappa"]
     assert low < found["kappa"] < high
@@ -105,6 +106,27 @@ def test_bits_per_byte_come_from_evaluated_tokens_and_bytes(
         got = [row[name] for row in document["pairs"]]
         nats = [row[name] for row in link["document"]["pairs"]]
         assert got == pytest.approx([factor * one for one in nats], rel=1e-12)
+
+
+def test_a_link_of_very_many_pairs_is_fitted_to_some_of_them_and_says_so(
+    client: TestClient,
+) -> None:
+    rng = np.random.default_rng(3)
+    n, d = 10 ** rng.uniform(7, 9.5, 800), 10 ** rng.uniform(8.5, 10.5, 800)
+    source = 406.4 * n**-0.34 + 410.7 * d**-0.28
+    target = 0.9 * source**1.05 + 1.2
+    both = np.exp(0.003 * rng.standard_normal((2, 800))) * (source + 1.69, target)
+    columns = zip(n, d, *both, strict=True)
+    points = [dict(zip(("N", "D", "source", "target"), map(float, one), strict=True))
+              for one in columns]  # fmt: skip
+    made = client.post("/v1/links", json={"kind": "general", "points": points, "draws": 60})
+    assert made.status_code == 201, made.text
+    found = made.json()["document"]
+    assert (found["n_pairs"], found["drawn_from"]) == (links.DRAWN_PAIRS, 800)
+    assert {(row["N"], row["D"]) for row in found["pairs"]} < set(zip(n, d, strict=True))
+    assert found["kappa"] == pytest.approx(1.05, abs=0.03)
+    page = client.get(f"/links/{made.json()['id']}").text
+    assert "drawn at random from 800" in page
 
 
 def test_a_predicted_source_loss_says_so_and_widens_the_interval(

@@ -192,7 +192,8 @@ class LinkIn(Request):
 
 class LinkOut(Timed):
     """`document` is LINK.json: kappa, K, E0, E1 with intervals, status, warnings, backtest, and the
-    `pairs` it was fitted to; its `draws` come with ?draws=true."""
+    `pairs` it was fitted to (`drawn_from`: of how many they were drawn at random); its `draws` come
+    with ?draws=true."""
 
     id: int
     project_id: int | None

@@ -201,6 +201,11 @@ def description(opened: OpenLink) -> dict[str, Any]:
     }
 
 
+def _drawn(opened: OpenLink) -> str:
+    found = opened.document.get("drawn_from")
+    return f", drawn at random from {found:,}" if found else ""
+
+
 def facts(opened: OpenLink) -> list[tuple[str, str, str | None]]:
     """(name, as shown, at full precision)."""
     link = opened.link
@@ -209,7 +214,7 @@ def facts(opened: OpenLink) -> list[tuple[str, str, str | None]]:
     rows: list[tuple[str, str, str | None]] = [
         ("Kind", link.kind.replace("_", " "), f"source {what[0]}, target {what[1]}"),
         ("Method", link.method, None),
-        ("Pairs", f"{link.data.n_pairs} at {link.data.budgets} budgets", None),
+        ("Pairs", f"{link.data.n_pairs} at {link.data.budgets} budgets{_drawn(opened)}", None),
         ("Runs", f"{link.data.n_source} source, {link.data.n_target} target", None),
         (
             "Compute of the pairs",
