@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -29,7 +29,7 @@ from app.api import (
     sweeps,
     tasks,
 )
-from app.api.auth import READ, ThisMachineOnly
+from app.api.auth import READ, ThisMachineOnly, refuse_other_origins
 from app.api.telemetry import CountRequests, Telemetry
 from app.services import idempotency as stored_answers
 from app.settings import Settings
@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         operations.open_router,
     ):
         app.include_router(router)
-    app.include_router(dashboard.public_router)
+    app.include_router(dashboard.public_router, dependencies=[Depends(refuse_other_origins)])
     app.include_router(dashboard.router, dependencies=[READ])
     return app
 

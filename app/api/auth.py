@@ -30,8 +30,10 @@ def caller(
     """The caller of this request. Raises ServiceError (unauthenticated) without a good key."""
     if settings.auth == "none":
         return keys.LOCAL
-    # pages send the key as a cookie that no other site's page can make the browser send
-    key = credentials.credentials if credentials else request.cookies.get(COOKIE)
+    key = credentials.credentials if credentials else None
+    if not key and (key := request.cookies.get(COOKIE)):
+        # SameSite already keeps the cookie from other sites' pages; this from other ports as well
+        refuse_other_origins(request)
     if not key:
         raise ServiceError(
             "unauthenticated", "This server asks for a key.", "Send Authorization: Bearer sw_..."
@@ -47,6 +49,28 @@ def caller(
             "Ask whoever runs this server for another.",
         )
     return found
+
+
+def refuse_other_origins(request: Request) -> None:
+    """A page of another origin cannot act with what this browser holds. Reading is left to the
+    browser's own rules. Raises ServiceError (forbidden)."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    # a proxy may rewrite Host, so what the browser itself says of the site goes first
+    same = site in ("same-origin", "none") if site else _is_host(origin, request)
+    if not same:
+        raise ServiceError(
+            "forbidden",
+            "This request comes from a page of another site.",
+            "Send the key as Authorization: Bearer sw_..., or use this server's own pages.",
+            value=origin or site,
+        )
+
+
+def _is_host(origin: str | None, request: Request) -> bool:
+    """Whether the origin is the host that was asked; programs that send no origin are no pages."""
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
 def _remembered(request: Request, key: str, database: DatabaseDep) -> keys.Caller | None:

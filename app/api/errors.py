@@ -95,7 +95,7 @@ def of_request_errors(errors: Sequence[Any]) -> JSONResponse:
     shown = [
         {
             "where": ".".join(str(part) for part in error["loc"]),
-            "message": error["msg"],
+            "message": _message(error),
             "value": shortened(error.get("input")),
         }
         for error in errors[:20]
@@ -109,6 +109,13 @@ def of_request_errors(errors: Sequence[Any]) -> JSONResponse:
         hint="GET /openapi.json has the schema and an example of every body.",
         errors=shown,
     )
+
+
+def _message(error: Any) -> str:
+    """What does not match; of text that is no JSON, what is wrong with it."""
+    if error["type"] != "json_invalid":
+        return str(error["msg"])
+    return f"this is not JSON: {error.get('ctx', {}).get('error', error['msg'])}"
 
 
 class TooLargeIsAProblem:

@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from app.importers.jsonl import named_once
 from app.services import idempotency
 from app.services.errors import ServiceError
 
@@ -27,13 +28,31 @@ KEPT_HEADERS = ("location", "etag", "preference-applied")
 _MOST_AT_ONCE = 4
 
 
+class NamedOnceRequest(Request):
+    """Refuses a JSON object that names a member twice, of which the last would win in silence."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            text = (await self.body()).decode("utf-8", "surrogatepass")
+            try:
+                self._json = json.loads(text, object_pairs_hook=named_once)
+            except json.JSONDecodeError:
+                raise
+            except ValueError as error:
+                # the one error of a body that the framework passes on with its sentence
+                raise json.JSONDecodeError(str(error), text, 0) from None
+        return self._json
+
+
 class IdempotentRoute(APIRoute):
-    """The route class of every router: it acts on POSTs that carry the header."""
+    """The route class of every router that takes bodies: it acts on POSTs that carry the header,
+    and reads JSON in which every name is given once."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
-        async def idempotent(request: Request) -> Response:
+        async def idempotent(plain: Request) -> Response:
+            request = NamedOnceRequest(plain.scope, plain.receive)
             key = request.headers.get(HEADER)
             if key is None or request.method != "POST":
                 return await handler(request)

@@ -16,6 +16,7 @@ from app.api.dependencies import Cursor, Database, DatabaseDep, Id, Limit
 from app.api.idempotency import IdempotentRoute
 from app.api.schemas.common import PageOf
 from app.api.schemas.imports import ImportedOut, ImportOptions, ImportOut, ImportRows
+from app.importers.jsonl import named_once
 from app.services import imports, laws, paging
 from app.services.errors import ServiceError
 
@@ -82,9 +83,20 @@ def delete_import(import_id: Id, database: DatabaseDep) -> None:
 
 
 def _import_rows(database: Database, body: bytes) -> ImportedOut:
+    _refuse_names_given_twice(body)
     given = _checked(ImportRows, lambda: ImportRows.model_validate_json(body))
     measured = importers.read_rows(given.rows, **_reading(given))
     return _store(database, given, measured, given.name)
+
+
+def _refuse_names_given_twice(body: bytes) -> None:
+    """The reader below would keep the last; what is no JSON at all it refuses itself."""
+    try:
+        json.loads(body, object_pairs_hook=named_once)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        return
+    except ValueError as error:
+        raise ServiceError("invalid", f"{error} in one object.", "Name each column once.") from None
 
 
 def _import_file(database: Database, form: dict[str, Any]) -> ImportedOut:
@@ -95,7 +107,7 @@ def _import_file(database: Database, form: dict[str, Any]) -> ImportedOut:
         )
     if columns := form.get("columns"):
         try:
-            form["columns"] = json.loads(columns)
+            form["columns"] = json.loads(columns, object_pairs_hook=named_once)
         except (ValueError, TypeError, RecursionError):
             raise ServiceError(
                 "invalid",

@@ -38,7 +38,8 @@ def _table(format: str, objects: Iterator[tuple[int, Mapping[str, Any]]], digest
     return Table(format, list(first[1]), None, rows, digest)
 
 
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `object_pairs_hook`: the object, or a ValueError where a name stands in it twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -53,7 +54,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         row = lines.number
         try:
-            value = json.loads(line, object_pairs_hook=_named_once)
+            value = json.loads(line, object_pairs_hook=named_once)
         except (ValueError, RecursionError) as error:
             raise ServiceError(
                 "invalid",

@@ -23,6 +23,7 @@ from fitting.curves.continual import (
     Transfer,
     features_of,
 )
+from fitting.curves.curve import mixed_warmups
 from fitting.curves.draws import block_weights, one_step
 from fitting.curves.law import CurveLaw, Features
 from fitting.curves.predict import as_fitted, far_flags, warmup_flags
@@ -362,6 +363,7 @@ def fit_continual(
     if names == tuple(REPLAY) and scores[names[0]] <= TIE * scores[best.law]:
         best = fits[0]  # the convex form holds the printed ones: a tie says nothing against it
     warned = list(best.warnings)
+    warned += mixed_warmups({c.name: (c.before or c.schedule).warms_up for c in used})
     if len({round(float(np.log(c.schedule.peak_lr)), 2) for c in later}) < 2:
         warned.append(
             {

@@ -14,6 +14,8 @@ from fitting.links import Floats
 
 # Points of one curve that a fit works on; more are rolled up.
 MOST_POINTS = 400
+# The code of the warning that `mixed_warmups` gives.
+MIXED = "warmups_mixed"
 
 
 def check_size(name: str, size: float | None) -> None:
@@ -167,3 +169,24 @@ def summary(curves: Sequence[Curve]) -> dict[str, Any]:
         "warms_up": sorted({c.schedule.warms_up for c in curves}),
         "sizes": sorted({c.size for c in curves if c.size is not None}),
     }
+
+
+def mixed_warmups(warms_up: Mapping[str, bool]) -> list[dict[str, str]]:
+    """What to say where some runs' schedules warm up and others', as far as they are known, do
+    not. warms_up: {run: does it}.
+
+    A warm-up costs a law of the curve some hundredths of a nat that never go away, and its one
+    floor cannot have them and not have them.
+    """
+    without = [name for name, warms in warms_up.items() if not warms]
+    if not without or len(without) == len(warms_up):
+        return []
+    named = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+    return [
+        {
+            "code": MIXED,
+            "message": f"{len(without)} of {len(warms_up)} runs have no warm-up that is known "
+            f"({named}): a law of the curve holds the warm-up in its floor, the same for all. Give "
+            "their schedules with the warm-up, or fit them apart.",
+        }
+    ]

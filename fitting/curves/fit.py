@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from fitting.curves import calibrate
 from fitting.curves.annealing import MOMENTA
 from fitting.curves.calibrate import CurveCalibration
-from fitting.curves.curve import Curve, digest, summary
+from fitting.curves.curve import MIXED, Curve, digest, mixed_warmups, summary
 from fitting.curves.draws import block_weights, one_step
 from fitting.curves.identify import identifiability
 from fitting.curves.law import CurveLaw
@@ -240,6 +240,7 @@ def fit_curves(
     long = max(int(c.step[-1]) for c in used) >= LONG_RUN
     lam = float(merged.get("momentum", 0.999 if long else 0.99))
     warned, degenerate = identifiability(problem, theta, small, lam)
+    warned = [*warned, *_mixed(used)]
     converged = bool(found.converged[best]) or float(found.decrement[best]) < 1e-4
     status = "degenerate" if degenerate else "converged" if converged else "not_converged"
     return CurveFit(
@@ -262,6 +263,10 @@ def fit_curves(
         digest=digest(curves),
         seed=seed,
     )
+
+
+def _mixed(curves: Sequence[Curve]) -> list[dict[str, str]]:
+    return mixed_warmups({c.name: c.schedule.warms_up for c in curves})
 
 
 def _momentum(law: CurveLaw, curves: Sequence[Curve], delta: float) -> float:
@@ -299,7 +304,10 @@ def _ensemble(
         {"code": w["code"], "message": f"{one.law}: {w['message']}"}
         for one in members
         for w in one.warnings
+        if w["code"] != MIXED
     ]
+    # of the curves and not of a law: once
+    warned += [dict(w) for w in members[0].warnings if w["code"] == MIXED]
     bad = [one for one in members if one.status != "converged"]
     return CurveFit(
         law=ENSEMBLE,

@@ -190,3 +190,23 @@ def test_a_nul_in_the_address_is_refused(client: TestClient, name: str) -> None:
     assert refused.status_code == 422
     assert refused.headers["content-type"] == "application/problem+json"
     assert "NUL" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "twice"}], ids=["plain", "idempotent"])
+def test_a_name_that_is_given_twice_is_refused_whole(
+    client: TestClient, key: dict[str, str]
+) -> None:
+    headers = {"content-type": "application/json", **key}
+    for body in (
+        b'{"name": "first of two", "name": "second of two"}',
+        b'{"project": "p", "rows": [{"N": 1e8, "D": 2e9, "loss": 3.1, "loss": 2.1}]}',
+    ):
+        path = "/v1/imports" if b"rows" in body else "/v1/projects"
+        said = problem(client.post(path, content=body, headers=headers), 422)
+        assert "is named more than once" in said["detail"]
+    names = [one["name"] for one in client.get("/v1/projects").json()["items"]]
+    assert not {"p", "first of two", "second of two"} & set(names)
+    once = client.post("/v1/projects", json={"name": f"named once {key}"}, headers=key)
+    assert once.status_code == 201
+    broken = problem(client.post("/v1/projects", content=b'{"name": ', headers=headers), 422)
+    assert "Expecting value" in broken["detail"]

@@ -89,3 +89,35 @@ def test_an_idempotency_key_belongs_to_its_caller(keyed: TestClient) -> None:
     assert first.status_code == second.status_code == 201
     unknown = keyed.post("/v1/projects", json={"name": "mine"}, headers=same)
     assert unknown.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 201),  # a program
+        ({"origin": "http://127.0.0.1"}, 201),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),  # the same site, and yet not this server
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "same-origin", "origin": "https://named.by.a.proxy"}, 201),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+    ],
+)
+def test_a_page_elsewhere_cannot_act_with_a_visitors_cookie(
+    keyed: TestClient, headers: dict[str, str], status: int
+) -> None:
+    key = make_key(keyed, "visitor", "submit")
+    cookie = {"cookie": f"{auth.COOKIE}={key}"}
+    body = {"name": f"of {sorted(headers.items())}"}
+    sent = keyed.post("/v1/projects", json=body, headers={**cookie, **headers})
+    assert sent.status_code == status, sent.text
+    # nor sign this browser in with a key of its own
+    signed = keyed.post("/sign-in", data={"key": key}, headers=headers, follow_redirects=False)
+    assert signed.status_code == (303 if status == 201 else 403)
+    keyed.cookies.clear()
+    # a key in the header was put there on purpose
+    again = keyed.post("/v1/projects", json={**body, "name": f"{body['name']} again"},
+                       headers={**bearer(key), **headers})  # fmt: skip
+    assert again.status_code == 201
+    assert keyed.get("/v1/projects", headers={**cookie, **headers}).status_code == 200

@@ -208,3 +208,19 @@ def test_a_warm_up_left_out_does_not_move_a_prediction(fit: CurveFit, warm: int)
     assert float(found.value[0]) == pytest.approx(truth, abs=0.01)
     said = {flag["code"] for flag in found.flags}
     assert ("warmup_unlike" in said) == (warm == 0)
+
+
+def test_runs_whose_warm_up_is_known_and_runs_whose_is_not_are_told_apart() -> None:
+    """A CSV that begins after the warm-up does not say that there was one; a schedule does."""
+    known = [simulated(STEP_DECAY), simulated(COSINE, seed=1)]
+    drawn = Schedule.from_points(known[1].step, known[1].schedule.rates()[known[1].step - 1])
+    unknown = Curve.of("drawn", known[1].step, known[1].loss, drawn)
+
+    def said(law: str, curves: list[Curve]) -> list[str]:
+        found = fit_curves(law, curves, draws=0)
+        return [w["message"] for w in found.warnings if w["code"] == "warmups_mixed"]
+
+    assert said("annealing", known) == said("annealing", [unknown]) == []
+    for law in ("annealing", ENSEMBLE):
+        (message,) = said(law, [known[0], unknown])
+        assert "1 of 2 runs" in message and "(drawn)" in message
