@@ -59,33 +59,33 @@ class LatentProblem:
         return int(self.n.size)
 
     def model(self, theta: Floats) -> tuple[Floats, Floats]:
-        """log loss [B, cells, sets] and its derivatives [B, cells, sets, p]."""
+        """log loss [B, sets, cells] and its derivatives [B, p, sets, cells]."""
         log_A, alpha, log_B, beta = (theta[:, j, None] for j in range(SHARED))
         small = np.exp(log_A - alpha * self.n)
         short = np.exp(log_B - beta * self.d)
         z = small + short
         log_z = np.log(z)
-        E = np.exp(theta[:, None, SHARED::3])
-        kappa = theta[:, None, SHARED + 2 :: 3]
-        above = np.exp(theta[:, None, SHARED + 1 :: 3] + kappa * log_z[:, :, None])
+        E = np.exp(theta[:, SHARED::3, None])
+        kappa = theta[:, SHARED + 2 :: 3, None]
+        above = np.exp(theta[:, SHARED + 1 :: 3, None] + kappa * log_z[:, None])
         y = E + above
         share = above / y
-        J = np.zeros((*y.shape, self.size))
-        pull = share * kappa / z[:, :, None]
-        J[..., 0] = pull * small[:, :, None]
-        J[..., 1] = -pull * (small * self.n)[:, :, None]
-        J[..., 2] = pull * short[:, :, None]
-        J[..., 3] = -pull * (short * self.d)[:, :, None]
+        J = np.zeros((len(theta), self.size, *y.shape[1:]))
+        pull = share * kappa / z[:, None]
+        J[:, 0] = pull * small[:, None]
+        J[:, 1] = -pull * (small * self.n)[:, None]
+        J[:, 2] = pull * short[:, None]
+        J[:, 3] = -pull * (short * self.d)[:, None]
         for i in range(self.sets):
             at = SHARED + 3 * i
-            J[:, :, i, at] = E[:, :, i] / y[:, :, i]
-            J[:, :, i, at + 1] = share[:, :, i]
-            J[:, :, i, at + 2] = share[:, :, i] * log_z
+            J[:, at, i] = E[:, i] / y[:, i]
+            J[:, at + 1, i] = share[:, i]
+            J[:, at + 2, i] = share[:, i] * log_z
         return np.log(y), J
 
     def residuals(self, theta: Floats) -> Floats:
         """log loss less the model [cells, sets]; NaN where a set has no run."""
-        return np.where(self.seen, self.logs - self.model(theta[None])[0][0], np.nan)
+        return np.where(self.seen, self.logs - self.model(theta[None])[0][0].T, np.nan)
 
     def evaluate(
         self, theta: Floats, weights: Floats | None, index: Lanes = None
@@ -93,18 +93,22 @@ class LatentProblem:
         lanes, p = theta.shape
         f, g, h = np.zeros(lanes), np.zeros((lanes, p)), np.zeros((lanes, p, p))
         step = max(1, BLOCK // (self.points * self.sets))
+        seen, logs = self.seen.T, self.logs.T
+        precision = np.ascontiguousarray(self.precision.transpose(1, 2, 0))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b in (slice(k, k + step) for k in range(0, lanes, step)):
                 y, J = self.model(theta[b])
-                r = np.where(self.seen, self.logs - y, 0.0)
+                r = np.where(seen, logs - y, 0.0)
                 w = lane_weights(weights, b, slice(None), index)
-                P = self.precision if w is None else self.precision * w[..., :, None, None]
-                Pr = np.matmul(P, r[..., None])[..., 0]
-                f[b] += 0.5 * np.einsum("bci,bci->b", r, Pr)
-                flat = J.reshape(len(y), -1, p)
-                g[b] -= np.einsum("bkp,bk->bp", flat, Pr.reshape(len(y), -1))
-                PJ = np.matmul(P, J).reshape(len(y), -1, p)
-                h[b] += np.matmul(flat.transpose(0, 2, 1), PJ)
+                Pr, PJ = np.empty_like(r), np.empty_like(J)
+                for i, row in enumerate(precision):
+                    P = row if w is None else row * w[..., None, :]
+                    Pr[:, i] = (P * r).sum(axis=1)
+                    PJ[:, :, i] = sum(P[..., None, k, :] * J[:, :, k] for k in range(self.sets))
+                f[b] += 0.5 * np.vecdot(r, Pr).sum(axis=1)
+                flat = J.reshape(len(y), p, -1)
+                g[b] -= np.matmul(flat, Pr.reshape(len(y), -1, 1))[:, :, 0]
+                h[b] += np.matmul(flat, PJ.reshape(len(y), p, -1).transpose(0, 2, 1))
         if self.prior is not None:
             mean, sd = self.prior
             for i in range(1, self.sets):

@@ -194,6 +194,13 @@ def budgets(compute: ArrayLike) -> NDArray[np.int64]:
     return group
 
 
+def _mean(losses: list[float]) -> float:
+    """NaN of none; of one, which is usual, what takes no time."""
+    if len(losses) == 1:
+        return losses[0]
+    return float(np.mean(losses)) if losses else np.nan
+
+
 def _by_cell(sets: Sequence[Runs], scale: Sequence[float]) -> tuple[Floats, ...]:
     """N, D, compute [cells] and losses [cells, sets]; runs repeated in a cell are averaged."""
     rows: dict[tuple[str, str], int] = {}
@@ -215,7 +222,7 @@ def _by_cell(sets: Sequence[Runs], scale: Sequence[float]) -> tuple[Floats, ...]
                 C.append(float(c))
                 found.append([[] for _ in sets])
             found[rows[key]][place].append(float(loss) * scale[place])
-    losses = np.array([[np.mean(one) if one else np.nan for one in row] for row in found])
+    losses = np.array([[_mean(one) for one in row] for row in found])
     order = np.lexsort((np.array(D), np.array(N), np.round(np.log10(C), 2)))
     return tuple(np.asarray(column)[order] for column in (N, D, C, losses))
 
