@@ -131,9 +131,11 @@ class Surface:
                         w = w * np.where(r > 0, above, 1.0)
                     psi = np.clip(r, -delta, delta)
                     wpsi = w * psi
-                    f[b] += np.vecdot(wpsi, r - 0.5 * psi)
+                    lane, point = np.nonzero(psi == r)
+                    psi *= -0.5
+                    psi += r
+                    f[b] += np.vecdot(wpsi, psi)
                     pull += wpsi @ self.parts[i]
-                    lane, point = np.nonzero((psi == r) & (w != 0.0))
                     inside.append((lane, point + i.start, np.broadcast_to(w, r.shape)[lane, point]))
                 g[b] = -(slope @ pull[:, :, None])[:, :, 0]
                 h[b] = self._outer(slope, *map(np.concatenate, zip(*inside, strict=True)))

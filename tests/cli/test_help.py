@@ -1,8 +1,11 @@
 """Every command explains itself."""
 
+import os
+
 import pytest
 import typer.main
 
+from app import cli
 from app.cli import app
 from app.cli_docs_reference import commands
 
@@ -39,3 +42,15 @@ def test_the_version_is_the_distributions(run: Run) -> None:
     from importlib.metadata import version
 
     assert run("--version").out.strip() == version("scalewright")
+
+
+@pytest.mark.parametrize(("said", "kept"), [(None, "1"), ("3", "3")])
+def test_one_thread_unless_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, said: str | None, kept: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said or "")
+    if said is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    seen = []
+    monkeypatch.setattr(cli, "app", lambda: seen.append(os.environ["OMP_NUM_THREADS"]))
+    assert run().code == 0 and seen == [kept]
