@@ -10,6 +10,7 @@ import numpy as np
 
 from fitting.engine import Engine, Optimum, hopeless
 from fitting.errors import FittingError
+from fitting.floor import FLOOR_SHARE, VANISHED
 from fitting.intervals import (
     MAD_TO_SD,
     Calibration,
@@ -23,9 +24,6 @@ from fitting.links import Floats
 from fitting.objective import Objective
 from fitting.regime import CUTS, moved_exponents
 from fitting.runs import Runs
-
-# A floor below this share of the smallest loss has vanished.
-VANISHED = 1e-3
 
 DEGENERATE = frozenset({"floor_vanishes", "parameter_at_bound", "one_value_only", "not_identified"})
 
@@ -185,8 +183,9 @@ def _about_parameters(engine: Engine, best: Optimum) -> list[Warned]:
                     Warned(
                         "floor_vanishes",
                         f"{p.name} went to zero ({value:.3g}): these runs do not show where the "
-                        "loss levels off. Predictions far beyond them will be too low; add larger "
-                        "runs, or check how N is counted.",
+                        "loss levels off. Predictions far beyond them may be too low; their "
+                        f"intervals reach up to what a floor at {FLOOR_SHARE:.0%} of the smallest "
+                        "loss would give. Add larger runs, or check how N is counted.",
                     )
                 )
         elif at is not None and (at != 0 or not p.link.log):

@@ -14,9 +14,10 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from fitting import prior
-from fitting.diagnose import DEGENERATE, VANISHED, Warned, refuse, unidentified, warnings_of
+from fitting.diagnose import DEGENERATE, Warned, refuse, unidentified, warnings_of
 from fitting.engine import Engine, Optimum, hopeless
 from fitting.errors import FittingError, wrong_with
+from fitting.floor import VANISHED, with_floor
 from fitting.intervals import (
     Calibration,
     affordable,
@@ -66,6 +67,8 @@ class Fit:
     certificate: what shows that this is the optimum: gradient, decrement, curvature, condition
     (in centred coordinates) and how many starts agree.
     unidentified: parameters of which the runs say nothing; their intervals are open.
+    with_floor: where the runs leave it open if there is a floor, the parameters in the law's order
+    of the best law with a substantial one, up to which predictions reach (`fitting.floor`).
     """
 
     law: Law
@@ -87,6 +90,7 @@ class Fit:
     interval_method: str
     versions: dict[str, str]
     unidentified: tuple[str, ...] = ()
+    with_floor: tuple[float, ...] = ()
 
     @property
     def params(self) -> dict[str, float]:
@@ -148,6 +152,7 @@ class Fit:
                 **{name: list(pair) for name, pair in self.intervals().items()},
             },
             "unidentified": list(self.unidentified),
+            **self._with_floor(),
             "warnings": [w.to_dict() for w in self.warnings],
             "n_points": self.data.n_points,
             "n_runs": self.data.n_runs,
@@ -177,6 +182,11 @@ class Fit:
             "priors": {k: {"mean": v.mean, "sd": v.sd} for k, v in held.items()},
             "prior_weight": prior.WEIGHT,
         }
+
+    def _with_floor(self) -> dict[str, Any]:
+        if not self.with_floor:
+            return {}
+        return {"with_floor": dict(zip(self.law.param_names, self.with_floor, strict=True))}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Fit":
@@ -215,6 +225,9 @@ class Fit:
                 interval_method=i["method"],
                 versions=dict(document["versions"]),
                 unidentified=tuple(document.get("unidentified", ())),
+                with_floor=tuple(law.values(document["with_floor"]).tolist())
+                if "with_floor" in document
+                else (),
             )
         except FittingError:
             raise
@@ -319,6 +332,7 @@ def fit(
             )
         )
     status, message = _status(best, warned)
+    floored = with_floor(engine, sample, seed)
     used = runs.unmasked()
     compute = used.compute()
     return Fit(
@@ -357,6 +371,7 @@ def fit(
         interval_method=method,
         versions={"numpy": np.__version__, "scipy": scipy.__version__},
         unidentified=unseen,
+        with_floor=() if floored is None else tuple(floored.tolist()),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fitting.errors import FittingError
+from fitting.floor import FLOOR_SHARE
 from fitting.links import Floats
 from fitting.runs import LARGEST, leaves_the_floats
 from fitting.surrogate import interpolated
@@ -141,11 +142,23 @@ def predict(fit: "Fit", inputs: Mapping[str, ArrayLike], level: float | None = N
     value = np.asarray(fit.law.evaluate(x, fit.values), dtype=float)
     low, high = _quantiles(fit, x, value, chosen)
     below, above = fit.calibration.sides(low, high, decades_beyond(fit, x), chosen)
+    above = np.hypot(above, floor_rise(fit, x, value))
     with np.errstate(over="ignore", invalid="ignore"):  # far beyond the data an end may be open
         lower, upper = value * np.exp(-below), value * np.exp(above)
     reach = {k: v / fit.data.inputs[k][1] for k, v in x.items()}
     said = tuple(warnings_of(fit, x))
     return Prediction(value, lower, upper, reach, x, chosen, fit.loss_unit, fit.law.name, said)
+
+
+def floor_rise(fit: "Fit", x: Mapping[str, Floats], value: Floats) -> Floats:
+    """How much higher in log loss the law with a floor predicts, where the runs leave it open if
+    there is one (`fitting.floor`): [points], zero elsewhere."""
+    if not fit.with_floor:
+        return np.zeros_like(value)
+    with np.errstate(all="ignore"):
+        other = np.asarray(fit.law.evaluate(x, np.array(fit.with_floor)), dtype=float)
+        rise = np.log(other) - np.log(value)
+    return np.asarray(np.maximum(np.nan_to_num(rise, nan=0.0), 0.0))
 
 
 def refuse_absurd(inputs: Mapping[str, Floats]) -> None:
@@ -177,15 +190,25 @@ def warnings_of(fit: "Fit", inputs: Mapping[str, Floats]) -> Iterator[dict[str, 
                 f"off {line.said()}, on which all fitted runs lie: what the loss is there rests on "
                 "nothing but the form of the law, and the interval does not hold. Add runs off it.",
             }
-    if "floor_vanishes" in {w.code for w in fit.warnings}:
-        far = decades_beyond(fit, inputs)
-        if (far > 0).any():
-            yield {
-                "code": "floor_unknown",
-                "message": "The fitted runs do not show where the loss levels off, so that losses "
-                f"{10 ** float(far.max()):.3g} times beyond them in compute may be higher than "
-                "this interval says. Add larger runs.",
-            }
+    far = decades_beyond(fit, inputs)
+    if not (far > 0).any():
+        return
+    times = f"{10 ** float(far.max()):.3g} times beyond them in compute"
+    if fit.with_floor or "floor_vanishes" in {w.code for w in fit.warnings}:
+        yield {
+            "code": "floor_unknown",
+            "message": "The fitted runs do not show where the loss levels off, so that losses "
+            f"{times} may be well above the predicted ones"
+            + (
+                f": the interval reaches up to what a floor at {FLOOR_SHARE:.0%} of their smallest "
+                "loss would give. Add larger runs."
+                if fit.with_floor
+                else ", and above this interval. Add larger runs."
+            ),
+        }
+    for one in fit.warnings:
+        if one.code == "exponent_moves_with_the_cut":
+            yield one.to_dict()
 
 
 def _quantiles(

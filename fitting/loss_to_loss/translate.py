@@ -121,6 +121,7 @@ def translate(law_fit: Fit, link: Link) -> Translated:
         calibration=_both(law_fit, link),
         interval_method="draws of law and link",
         certificate={},
+        with_floor=(),
     )
     return Translated(made, "closed" if closed else "composition", law_fit, link)
 

@@ -1,6 +1,6 @@
 """Choose the constants of the interval's calibration, from simulated truths only.
 
-    PYTHONPATH=. python -m tests.benchmarks.calibrate [--repeats 40] [--severity]
+    PYTHONPATH=. python -m tests.benchmarks.calibrate [--repeats 40] [--severity | --floor]
 
 Every task is fitted once; what the constants touch (how the prior on drift is mixed with what the
 rolling origins saw) is then tried over a grid. Judged by the interval score, mean over 80, 90 and
@@ -14,15 +14,17 @@ import itertools
 import pickle
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
 
-from fitting import fit, get_law
+from fitting import Objective, fit, get_law
+from fitting.engine import Engine
+from fitting.floor import FLOOR_SHARE, with_floor
 from fitting.intervals import LEAN, PRIOR_DRIFT, PRIOR_WEIGHT, SEEN_WEIGHT, Calibration
-from fitting.predict import decades_beyond, draw_quantiles
+from fitting.predict import decades_beyond, draw_quantiles, floor_rise
 from tests.benchmarks.fit_tasks import Task, real
 from tests.benchmarks.truths import SIZES, simulated
 
@@ -35,6 +37,8 @@ LEANS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 # Tried besides: the expected drift grows with the scatter of the training set, to this power.
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SCATTER = 0.01
+# Floors that are tried where the runs show none, as shares of the smallest loss.
+SHARES = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
 SEVERITIES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
@@ -52,7 +56,8 @@ USED = Constants(PRIOR_DRIFT, PRIOR_WEIGHT, SEEN_WEIGHT, LEAN)
 
 @dataclass(frozen=True)
 class Seen:
-    """One task, fitted: off [points] in log loss, quantiles of the draws by level, how far."""
+    """One task, fitted: off [points] in log loss, quantiles of the draws by level, how far; rise:
+    how much higher the law with a floor is, where the runs show none."""
 
     family: str
     points: int
@@ -60,6 +65,7 @@ class Seen:
     draws: dict[float, tuple[np.ndarray, np.ndarray]]
     decades: np.ndarray
     calibration: Calibration
+    rise: np.ndarray
 
 
 def look(task: Task) -> Seen:
@@ -73,6 +79,7 @@ def look(task: Task) -> Seen:
         {level: draw_quantiles(f, x, value, level) for level in LEVELS},
         decades_beyond(f, x),
         f.calibration,
+        floor_rise(f, x, value),
     )
 
 
@@ -89,6 +96,7 @@ class Table:
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
         self.off = np.concatenate([s.off for s in seen])
         self.decades = np.concatenate([s.decades for s in seen])
+        self.rise = np.concatenate([s.rise for s in seen])
         self.noise, self.freedom = each("noise"), each("noise_freedom")
         self.seen, self.bias = each("seen"), each("bias")
         self.span = each("span")
@@ -106,7 +114,7 @@ class Table:
 
     def judged(self, c: Constants) -> dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """{level: (coverage, mean half-width, interval score)}, each [tasks]. What `mixed_drift`
-        and `Calibration.sides` do, for all tasks at once; a test holds them together."""
+        and `predict` do, for all tasks at once; a test holds them together."""
         prior = c.prior * (np.maximum(self.noise, 1e-5) / SCATTER) ** c.growth
         weight = np.where(self.span > 0, c.seen * np.maximum(1.0, self.span), 0.0)
         total = c.weight + weight
@@ -120,6 +128,7 @@ class Table:
                 np.maximum(np.hypot(near, far) + way * lean, near)
                 for near, way in zip(self.near[level], (-1.0, 1.0), strict=True)
             )
+            above = np.hypot(above, self.rise)
             miss = np.maximum(-below - self.off, 0) + np.maximum(self.off - above, 0)
             score = below + above + 2 / (1 - level) * miss
             out[level] = tuple(map(self._mean, (miss == 0, (below + above) / 2, score)))
@@ -145,6 +154,42 @@ def gain(table: Table, plain: Constants, other: Constants) -> tuple[float, float
     means = less[rng.integers(0, less.size, (1000, less.size))].mean(axis=1)
     scale = table.score(plain).mean()
     return float(less.mean() / scale), float(means.std() / scale)
+
+
+def floor(repeats: int, first: int) -> None:
+    """The share of the smallest loss at which a floor is tried where the runs show none
+    (`fitting/floor.py`): over the simulated tasks of which that is so, with vanished and with
+    weakly held floors. 0: as if the floor that was found were sure."""
+    seen: dict[float, list[Seen]] = {share: [] for share in SHARES}
+    vanished, tasks = [], 0
+    for task in simulated(repeats, first, sizes=SIZES, only="faulty"):
+        tasks += 1
+        f = fit(get_law("chinchilla"), task.train, draws=200)
+        if not f.with_floor:
+            continue
+        one = look(task)
+        vanished.append("floor_vanishes" in {w.code for w in f.warnings})
+        x = f.law.columns(task.inputs)
+        value = np.asarray(f.law.evaluate(x, f.values), dtype=float)
+        engine = Engine.of(f.law, task.train, Objective())
+        for share in SHARES:
+            other = with_floor(engine, f.draws, share=share) if share else None
+            given = replace(f, with_floor=() if other is None else tuple(other.tolist()))
+            seen[share].append(replace(one, rise=floor_rise(given, x, value)))
+    gone = np.array(vanished)
+    print(f"{tasks} simulated tasks, {gone.size} with an open floor, {gone.sum()} with none")
+    for share, some in seen.items():
+        table = Table(some)
+        found, scores = table.judged(USED)[0.9], 100 * table.score(USED)
+        cells = "  ".join(
+            f"{scores[rows].mean():6.2f} {found[0][rows].mean():.3f} "
+            f"{100 * np.median(found[1][rows]):5.2f}"
+            for rows in (np.ones(gone.size, bool), gone, ~gone)
+        )
+        used = " (in the library)" if share == FLOOR_SHARE else ""
+        print(
+            f"share {share:4.2f}: score, coverage, half-width % of all | none | weak: {cells}{used}"
+        )
 
 
 def severity(repeats: int) -> None:
@@ -185,11 +230,15 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=40)
     p.add_argument("--first", type=int, default=0)
     p.add_argument("--severity", action="store_true", help="show how bad the faults should be")
+    p.add_argument("--floor", action="store_true", help="choose the floor where runs show none")
     p.add_argument("--keep", type=Path, help="keep the fits here, and read them again")
     a = p.parse_args()
     started = time.process_time()
     if a.severity:
         severity(a.repeats)
+        return
+    if a.floor:
+        floor(a.repeats, a.first)
         return
     if a.keep and a.keep.exists():
         seen = list(pickle.loads(a.keep.read_bytes()))

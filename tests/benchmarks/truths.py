@@ -119,6 +119,9 @@ SHIFT = 0.01
 # How many times worse than all that the faulty runs are: as bad as makes the rolling origins of
 # simulated training sets see the drift that those of the real training sets see (decision 0044).
 SEVERITY = 2.5
+# A model that knows nothing loses ln V a token, here of GPT-2's 50,257: no run does worse for long,
+# however few of its steps were worth anything. Bends within the last two nats (a guess).
+UNTRAINED, BEND = float(np.log(50257)), 8.0
 
 
 # About as many points as real sets have (Gadre et al. 31, Kempner 90, Besiroglu et al. 177,
@@ -201,8 +204,13 @@ def _one(form: str, severity: float, rng: Rng, seed: int, points: int | None) ->
 
 
 def _worse(clean: Loss, faulty: Loss, severity: float) -> Loss:
-    """The faults' log loss, `severity` times."""
-    return lambda N, D: clean(N, D) * (faulty(N, D) / clean(N, D)) ** severity
+    """The faults' log loss, `severity` times, and no worse than a model that knows nothing."""
+
+    def loss(N: np.ndarray, D: np.ndarray) -> np.ndarray:
+        worse = clean(N, D) * (faulty(N, D) / clean(N, D)) ** severity
+        return (worse**-BEND + UNTRAINED**-BEND) ** (-1 / BEND)
+
+    return loss
 
 
 def _solvable(rng: Rng, seed: int) -> Task:
