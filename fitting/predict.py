@@ -23,6 +23,9 @@ CHUNK = 2_000_000
 THIN = 0.05
 OFF = 0.405
 
+# Said of runs that are not yet in the power-law regime; predictions beyond them say it again.
+TRANSIENT = "exponent_moves_with_the_cut"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -206,9 +209,7 @@ def warnings_of(fit: "Fit", inputs: Mapping[str, Floats]) -> Iterator[dict[str, 
                 else ", and above this interval. Add larger runs."
             ),
         }
-    for one in fit.warnings:
-        if one.code == "exponent_moves_with_the_cut":
-            yield one.to_dict()
+    yield from (one.to_dict() for one in fit.warnings if one.code == TRANSIENT)
 
 
 def _quantiles(

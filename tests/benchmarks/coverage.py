@@ -89,7 +89,8 @@ out. The smaller runs of other people's sweeps are fitted (law `{law}`, {draws} 
 larger ones predicted at a nominal {level:.0%}. A family is what shares a recipe, and so its shifts;
 each weighs one. `compute`: the held-out runs over the largest fitted. `score`: interval score,
 width plus {penalty:.0f} times the miss, in percent of the loss (Gneiting & Raftery 2007). How the
-constants were chosen: [decision 0044](decisions/0044-interval-constants-chosen-anew.md).
+constants were chosen: [decision 0044](decisions/0044-interval-constants-chosen-anew.md), and
+[0100](decisions/0100-a-floor-that-runs-do-not-show.md) where runs show no floor.
 """
 
 
