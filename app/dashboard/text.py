@@ -29,6 +29,7 @@ def significant(value: float, digits: int = 3) -> str:
 def scientific(value: float, digits: int = 3) -> str:
     """5.76e23 -> 5.76 × 10²³."""
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    mantissa = mantissa.replace("-", "−")
     power = "10" + str(int(exponent)).translate(_SUPERSCRIPT)
     return power if digits == 1 and mantissa == "1" else f"{mantissa} × {power}"
 
@@ -94,11 +95,11 @@ def interval(lower: float | None, upper: float | None, unit: str = "loss") -> st
     return f"[{quantity(lower, unit)}, {quantity(upper, unit)}]"
 
 
-def percent(value: float | None, signed: bool = True) -> str:
+def percent(value: float | None, signed: bool = True, digits: int = 1) -> str:
     """.006 -> +0.6%."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{100 * value:{'+' if signed else ''}.1f}%".replace("-", "−")
+    return f"{100 * value:{'+' if signed else ''}.{digits}f}%".replace("-", "−")
 
 
 def times(value: float | None) -> str:

@@ -412,3 +412,19 @@ def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
         ink = page.evaluate("getComputedStyle(document.body).color")
         assert ink == "rgb(231, 233, 235)"
     page.close()
+
+
+def test_long_names_leave_a_figure_room_on_a_telephone(
+    browser: "playwright.Browser", address: str, seeded: Seeded
+) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(f"{address}/forecasts", timeout=PATIENCE_MS)
+    figure = page.locator("#forecasts")
+    expect(figure.locator(".xtick text").first).to_be_visible(timeout=PATIENCE_MS)
+    whole = figure.bounding_box()
+    assert whole is not None
+    width = page.evaluate("document.getElementById('forecasts')._fullLayout._size.w")
+    assert width > 0.7 * whole["width"]
+    named = page.evaluate("document.getElementById('forecasts').layout.annotations.length")
+    assert named == figure.locator(".annotation").count() >= 3
+    page.close()

@@ -187,3 +187,26 @@ def test_values_at_the_ends_of_a_double_still_have_an_axis() -> None:
     assert np.isfinite(
         style.colour_bar(figures.Quantity("C", "FLOPs"), np.array([0.0, 1e20]))["color"]
     ).all()
+
+
+def test_labels_keep_clear_of_what_they_stand_beside() -> None:
+    losses = np.linspace(2.0, 4.0, 9)
+    drawn = figures.task(
+        Cloud(losses[3:], np.linspace(0.6, 0.25, 6)),
+        Line(losses, np.linspace(0.8, 0.25, 9), label="curve"),
+        0.25,
+        Quantity("loss", "nats/token"),
+        smallest=2.75,
+    )
+    (guessing,) = (a for a in drawn.layout.annotations if a.text.startswith("guessing"))
+    # accuracies near chance are those of the largest losses, on the right
+    assert guessing.x == 0 and guessing.xanchor == "left"
+
+    def turning(step: float) -> str:
+        losses = np.array([2.0, 1.8])
+        falling = Line(np.array([1.0, 100.0]), losses, losses - 0.1, losses + 0.1, label="run")
+        found = figures.transfer([], falling, start=1.9, turning=(step, 1.9))
+        (mark,) = (t for t in found.data if t.name == "turning point")
+        return str(mark.textposition)
+
+    assert (turning(20.0), turning(90.0)) == ("top right", "bottom left")

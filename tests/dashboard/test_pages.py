@@ -122,6 +122,8 @@ class TestSeeded:
             assert set(order) == set(some) and order[-1] == "kaplan_size"
         for query in ("fit=999", "fit=x", "project=none", f"project={seeded.project}"):
             assert 'class="notice"' in page(pages, f"/compare?{query}")
+        unsaid = page(pages, f"/compare?project={seeded.project}")
+        assert "No validation set is named" in unsaid and "points" not in unsaid
 
     def test_predict_says_what_the_fit_says(self, pages: TestClient, seeded: Seeded) -> None:
         shown = page(pages, f"/predict?fit={seeded.fit_id}&N=70B&D=1.4T&budget=5.76e23")

@@ -18,6 +18,7 @@ from app.dashboard import text
         (0.3478, "", "0.348"),
         (-0.3478, "", "−0.348"),
         (1e-9, "", "1.00 × 10⁻⁹"),
+        (-1e-9, "", "−1.00 × 10⁻⁹"),
         (None, "tokens", "–"),
         (float("nan"), "tokens", "–"),
         (float("inf"), "", "∞"),
@@ -80,3 +81,9 @@ def test_ago() -> None:
     assert text.ago(now - timedelta(hours=7), now) == "7 h ago"
     assert text.ago(now - timedelta(days=3), now) == "3 d ago"
     assert text.ago(None, now) == "–"
+
+
+def test_a_percentage_has_the_digits_that_are_asked_for() -> None:
+    assert text.percent(-0.00264) == "−0.3%"
+    assert text.percent(-0.00264, True, 2) == "−0.26%"
+    assert text.percent(0.00264, False, 2) == "0.26%"

@@ -52,7 +52,8 @@ def task(
                 "text": f"guessing: {100 * chance:.3g}%",
                 "font": {"color": MUTED, "size": 12},
             },
-            annotation_position="top right",
+            # at low losses, far from the points that lie at chance
+            annotation_position="top left",
         )
     figure.add_vline(
         x=smallest,

@@ -172,7 +172,10 @@ def transfer(
             mode="markers+text",
             marker={"size": 11, "symbol": "diamond", "color": ACCENT},
             text=[f"back at step {turning[0]:,.0f}"],
-            textposition="top center",
+            # where neither the falling curve nor the line of before passes
+            textposition="top right"
+            if turning[0] < np.mean([predicted.x[0], predicted.x[-1]])
+            else "bottom left",
             name="turning point",
             showlegend=False,
             hovertemplate="back at the loss before: step %{x:,}<extra></extra>",

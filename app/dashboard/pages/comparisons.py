@@ -57,6 +57,10 @@ def request_of(
             raise ServiceError("not_found", "There is no such fit.", "Fits lists them.")
         asked = fits.request_from(fits.get(connection, int(fit)).request)
         return replace(asked, law=AUTO)
+    if project and not validation_set:
+        raise ServiceError(
+            "invalid", "No validation set is named.", "Name the one whose losses are compared."
+        )
     if project:
         return FitRequest(law=AUTO, project=project, validation_set=validation_set, select=Select())
     return None

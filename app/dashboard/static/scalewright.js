@@ -18,10 +18,21 @@ function themed(layout) {
   return copy;
 }
 
+// On a narrow screen names to the left of an axis would leave it no room: they go above their rows.
+function fitted(layout, data, width) {
+  if (!(width && layout.margin?.l > 0.5 * width)) return layout;
+  const names = [...new Set(data.flatMap((trace) => [...trace.y]))];
+  const above = names.map((name) => ({ text: name, x: 0, xref: "paper", xanchor: "left",
+    y: name, yshift: 14, showarrow: false }));
+  return { ...layout, margin: { ...layout.margin, l: 12 }, annotations: above,
+    yaxis: { ...layout.yaxis, showticklabels: false }, xaxis: { ...layout.xaxis, nticks: 4 } };
+}
+
 function draw(element, figure) {
   element.figure = figure;
   if (!element.data) element.replaceChildren(); // what the page was sent with, see sketch.py
-  return Plotly.react(element, figure.data, themed(figure.layout), figure.config);
+  const layout = fitted(themed(figure.layout), figure.data, element.clientWidth);
+  return Plotly.react(element, figure.data, layout, figure.config);
 }
 
 function drawAll() {
