@@ -48,6 +48,10 @@ TRUE, LEFT = 0.03, 1.0
 # The dozen are picked among so many points.
 AMONG = 2_000
 
+# A point is left out whose loss is this many times the range of its predictions beyond them (and
+# Huber's width): with less, lanes that go further than expected are lost to a pull without end.
+SPARE = 2.0
+
 # Steps on the surface, and steps with true gradients.
 DOWN, STEPS = 60, 4
 
@@ -60,12 +64,16 @@ class Surface:
     """A generic problem whose predictions are combinations of a few of them.
 
     few: the problem at the k points that are asked; what a point says is parts [n, k] @ what these
-    say. pairs [n, k(k+1)/2]: products of parts.
+    say. low, high [n]: between which predictions lay where it was made. line: of each lane [B] and
+    [B, k], a sum over points that are left out, linear in what the few say; see `apart`.
     """
 
     few: GenericProblem
     target: Floats
     parts: Floats
+    low: Floats
+    high: Floats
+    line: tuple[Floats, Floats] | None = None
 
     @classmethod
     def of(cls, problem: GenericProblem, around: Floats, tol: float) -> "Surface | None":
@@ -99,7 +107,30 @@ class Surface:
             inputs={name: column[rows] for name, column in problem.inputs.items()},
             loss=problem.loss[rows],
         )
-        return cls(few, problem.target, parts)
+        return cls(few, problem.target, parts, y.min(axis=0), y.max(axis=0))
+
+    def apart(self, weights: Floats) -> "tuple[Surface, Floats]":
+        """The same for rows of weights [B, n], on the points alone that may come within Huber's
+        width, and their weights: those that stay far off pull as hard wherever they are."""
+        delta, above = self.few.delta, self.few.above
+        spare = delta + SPARE * (self.high - self.low)
+        over, under = self.target - self.high > spare, self.target - self.low < -spare
+        far = over | under
+        if not far.any():
+            return self, weights
+        slope = np.where(over, above, -1.0)[far] * delta
+        w = weights[:, far] * slope
+        middle = self.target[far] - np.where(over[far], 0.5 * delta, -0.5 * delta)
+        near = ~far
+        kept = replace(
+            self,
+            target=self.target[near],
+            parts=self.parts[near],
+            low=self.low[near],
+            high=self.high[near],
+            line=(w @ middle, w @ self.parts[far]),
+        )
+        return kept, weights[:, near]
 
     @property
     def size(self) -> int:
@@ -122,7 +153,12 @@ class Surface:
             for b in (slice(i, min(i + LANES, lanes)) for i in range(0, lanes, LANES)):
                 phi, slope, bend = self.few.derivatives(theta[b])
                 pull = np.zeros_like(phi)
-                inside = []
+                if self.line is not None:
+                    mine = b if index is None else index[b]
+                    pull += self.line[1][mine]
+                    f[b] += self.line[0][mine] - np.vecdot(phi, pull)
+                none = np.empty(0, dtype=np.int64)
+                inside = [(none, none, np.empty(0))]
                 for i in (slice(k, k + POINTS) for k in range(0, self.points, POINTS)):
                     r = self.target[i] - phi @ self.parts[i].T
                     own = lane_weights(weights, b, i, index)
@@ -265,12 +301,13 @@ def _on(
     they bring home half of it."""
     begun = first[0].copy()
     there = np.clip(start + step, walls.lower, walls.upper)
-    ahead = surface.evaluate(there, weights)
+    surface, own = surface.apart(weights)
+    ahead = surface.evaluate(there, own)
     lower = ahead[0] < begun
     there[~lower] = start[~lower]
     for mine, other in zip(first, ahead, strict=True):
         mine[lower] = other[lower]
-    near = _newton(surface, there, weights, walls, 0.1 * tol, DOWN, first, damping=1e-2)
+    near = _newton(surface, there, own, walls, 0.1 * tol, DOWN, first, damping=1e-2)
     here, hessian = near.theta, near.hessian
     f, g = problem.gradient(here, weights)
     done = np.zeros(len(weights), dtype=bool)

@@ -72,6 +72,15 @@ def test_its_derivatives_are_those_of_the_law() -> None:
     f, g, h = engine.problem().evaluate(exact.theta, counts)
     own, slope, bend = surface.evaluate(exact.theta, counts)
     scale = np.sqrt(np.einsum("bii->bi", h))
+    # points that stay far off are a sum made once
+    near, weights = surface.apart(counts)
+    assert near.points < 0.8 * surface.points
+    lanes = np.array([3, 17, 30])
+    same, steep, bent = near.evaluate(exact.theta[lanes], weights, lanes)
+    size = scale[lanes] * np.sqrt(f[lanes])[:, None]
+    np.testing.assert_allclose(same, own[lanes], rtol=1e-12)
+    np.testing.assert_allclose(steep / size, slope[lanes] / size, atol=1e-10)
+    np.testing.assert_allclose(bent, bend[lanes], rtol=1e-9, atol=1e-9 * np.abs(bend).max())
     assert np.abs(own / f - 1).max() < 1e-5
     assert (np.abs(slope - g) / (scale * np.sqrt(f)[:, None])).max() < 1e-4
     assert np.median(np.abs(bend - h) / (scale[:, :, None] * scale[:, None, :])) < 1e-4
