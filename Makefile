@@ -39,7 +39,7 @@ clean-demo: ## Stop what the demo started and remove its data
 test: $(STAMP) ## The whole suite: real Postgres, real worker, real browser
 	@scripts/have_chromium.sh
 	@scripts/have_slurm.sh
-	@$(ONE_THREAD) $(BIN)/python -m pytest $(ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .

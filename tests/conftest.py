@@ -12,6 +12,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -39,6 +40,14 @@ hypothesis.settings.load_profile("the same")
 def pytest_configure(config: pytest.Config) -> None:
     # finalizers, the one that stops the server among them, run on a terminate as on Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of `-n 2`, where pytest-xdist is there."""
+    from tests.lanes import Lanes
+
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ class Cluster:
     def run(self, *command: str) -> str:
         """What one of Slurm's commands prints."""
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=60
+            command, env=self.environment, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{command}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
@@ -99,7 +99,7 @@ class Cluster:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         return dict(line.split() for line in done.stdout.splitlines())
 
@@ -207,11 +207,13 @@ def _daemon(
 
 
 def _said(here: Cluster, *command: str) -> str:
-    done = subprocess.run(command, env=here.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=here.environment, capture_output=True, text=True, timeout=600
+    )
     return done.stdout.strip()
 
 
-def _wait(here: Cluster, until: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def _wait(here: Cluster, until: Callable[[], bool], what: str, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}{here.logs()}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from fitting.curves.schedule import Schedule
 from fitting.links import Floats
@@ -30,6 +29,9 @@ def momentum(rates: Floats, lam: float, before: float | None = None, start: floa
     before: the rate of the step before the first; None: the first rate, so that no drop is counted
     where a run begins. start: m before the first step (a stage that carries the momentum on).
     """
+    # imported here: with what it brings, a second that every start of the server would wait
+    from scipy.signal import lfilter
+
     first = rates[0] if before is None else before
     drops = -np.diff(rates, prepend=first)
     found, _ = lfilter([1.0], [1.0, -lam], drops, zi=np.array([lam * start]))

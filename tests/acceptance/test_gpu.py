@@ -20,7 +20,7 @@ import pytest
 from app.services import corpora
 from tests.benchmarks import train_on_gpu
 from tests.benchmarks.train_on_gpu import missing
-from tests.workers.lab import Lab, WorkerProcess, points_of, train_alone
+from tests.workers.lab import PATIENCE_SECONDS, Lab, WorkerProcess, points_of, train_alone
 from workers import machine
 
 GPUS = machine.gpus()
@@ -96,17 +96,17 @@ def test_a_killed_worker_s_run_goes_on_on_another_gpu(
     run_id = lab.submit("gpu", config)
     with ExitStack() as stack:
         both = [worker.ready() for worker in list(workers(lab, stack, gpus))]
-        lab.wait(run_id, lambda run: run.step >= 2 * every, 300)
+        lab.wait(run_id, lambda run: run.step >= 2 * every)
         victim, heir = both if both[0].trainers else both[::-1]
         assert seen(victim.trainers) == [one(gpus, both.index(victim))]
         orphan = next(each for each in victim.trainers if is_trainer(each))
         victim.send(signal.SIGKILL)
-        orphan.wait(60)  # it dies with its worker, and its CUDA context with it
+        orphan.wait(PATIENCE_SECONDS)  # it dies with its worker, and its CUDA context with it
         lab.hold(2 * every + 1)
-        lab.wait(run_id, lambda run: run.attempt == 2 and run.step > 2 * every, 300)
+        lab.wait(run_id, lambda run: run.attempt == 2 and run.step > 2 * every)
         assert seen(heir.trainers) == [one(gpus, both.index(heir))]
         lab.release()
-        run = lab.wait_ended(run_id, 300)
+        run = lab.wait_ended(run_id)
         (begun,) = [line for line in heir.log if line["event"] == "run started"]
 
     assert (run.status, run.attempt, run.step) == ("finished", 2, steps)

@@ -23,7 +23,15 @@ from app.storage.checkpoints import Checkpoint
 from app.storage.runs import Run
 from tests import slurm_cluster
 from tests.slurm_cluster import CPUS, Cluster
-from tests.workers.lab import HASTE, HOME, Lab, log_lines, points_of, train_alone
+from tests.workers.lab import (
+    HASTE,
+    HOME,
+    PATIENCE_SECONDS,
+    Lab,
+    log_lines,
+    points_of,
+    train_alone,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -102,7 +110,7 @@ class Array:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
@@ -114,14 +122,14 @@ class Array:
         """What each task's worker said, by the task's number."""
         return {path.stem.rpartition("_")[2]: log_lines(path) for path in self.folder.glob("*.log")}
 
-    def ready(self, workers: int, seconds: float = 180) -> None:
+    def ready(self, workers: int) -> None:
         def started() -> int:
             return sum(any(x["event"] == "worker started" for x in log) for log in logs())
 
         def logs() -> list[list[dict]]:
             return list(self.logs().values())
 
-        self.wait(lambda: started() == workers, seconds, "the workers")
+        self.wait(lambda: started() == workers, "the workers")
 
     def task_of(self, run: Run) -> str:
         """The Slurm task whose worker holds the run: Slurm says so in the worker's environment."""
@@ -150,10 +158,10 @@ class Array:
         def restarted() -> bool:
             return f"Restarts={restarts} " in self.cluster.run("scontrol", "show", "job", job)
 
-        self.wait(restarted, 120, "the requeue")
+        self.wait(restarted, "the requeue")
         # it waits until slurmd has forgotten the credential: cred_expire of slurm.conf
         self.wait(
-            lambda: self.cluster.states(self.id) == {job: "RUNNING"}, 120, "the task to come again"
+            lambda: self.cluster.states(self.id) == {job: "RUNNING"}, "the task to come again"
         )
 
     def processes(self) -> list[psutil.Process]:
@@ -169,8 +177,8 @@ class Array:
                     found.append(process)
         return found
 
-    def wait(self, until, seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(self, until, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not until():
             assert time.monotonic() < deadline, self.everything(what)
             time.sleep(0.1)
@@ -199,7 +207,7 @@ def test_an_array_drains_a_sweep_and_two_of_its_jobs_are_killed(slurm, lab, swee
     for run_id in begun:
         run = lab.wait(run_id, lambda run: run.attempt == 2 and run.message == "")
         assert run.status == "running" and array.task_of(run) not in tasks.values()
-        array.wait(lambda run_id=run_id: array.resumed_at(run_id), 60, "it to be started")
+        array.wait(lambda run_id=run_id: array.resumed_at(run_id), "it to be started")
     resumed = [(array.resumed_at(run_id) - killed[run_id]).total_seconds() for run_id in begun]
     print("resumed elsewhere after", *(f"{seconds:.1f} s" for seconds in resumed))
     assert max(resumed) < 20
@@ -207,7 +215,7 @@ def test_an_array_drains_a_sweep_and_two_of_its_jobs_are_killed(slurm, lab, swee
     ended = [lab.wait_ended(run_id) for run_id in (*begun, branch.id)]
     assert [run.status for run in ended] == ["finished"] * 3
     assert [run.attempt for run in ended] == [2, 2, 1]
-    array.wait(lambda: not array.cluster.states(array.id), 60, "the array to leave")
+    array.wait(lambda: not array.cluster.states(array.id), "the array to leave")
     lines = [line for log in array.logs().values() for line in log]
     again = [x for x in lines if x["event"] == "run started" and x["attempt"] == 2]
     assert len(again) == 2 and all(x["resume_step"] >= 100 for x in again)
@@ -218,7 +226,7 @@ def test_an_array_drains_a_sweep_and_two_of_its_jobs_are_killed(slurm, lab, swee
     everything = array.script + array.said + logs
     assert SECRET not in everything
     assert lab.env["DATABASE_URL"] not in everything
-    array.wait(lambda: not array.processes(), 60, "its last process to leave")
+    array.wait(lambda: not array.processes(), "its last process to leave")
 
 
 def test_at_the_time_limit_and_at_a_preemption_run_and_worker_come_again(
@@ -251,7 +259,7 @@ def test_at_the_time_limit_and_at_a_preemption_run_and_worker_come_again(
     begun = [line["resume_step"] for line in ours]
     assert begun == [None, first.step, second.step]
     assert lab.curve(run_id) == undisturbed
-    array.wait(lambda: not array.cluster.states(array.id), 60, "the worker to leave")
+    array.wait(lambda: not array.cluster.states(array.id), "the worker to leave")
 
 
 def given_back(lab: Lab, array: Array, run_id: int, attempt: int) -> Checkpoint:
@@ -261,7 +269,7 @@ def given_back(lab: Lab, array: Array, run_id: int, attempt: int) -> Checkpoint:
         ours = {"event": "run closed", "run_id": run_id, "attempt": attempt}
         return [line for line in array.logs().get("1", []) if ours.items() <= line.items()]
 
-    array.wait(closed, 180, "the run to be given back")
+    array.wait(closed, "the run to be given back")
     ((status, message),) = {(line["status"], line["message"]) for line in closed()}
     assert (status, message) == ("queued", "stopped with its worker")
     assert lab.run(run_id).failures == 0

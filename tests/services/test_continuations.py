@@ -151,7 +151,7 @@ def test_a_child_and_its_parent_s_checkpoint_do_not_miss_each_other(
             while not waits_for_a_lock(engine):
                 assert not second.done(), "it did not wait"
                 time.sleep(0.01)
-        second.result(60)
+        second.result(600)
     with engine.begin() as connection:
         child = storage.find_by_name(connection, parent.project_id, "child")
         assert child is not None and child.status == "queued"

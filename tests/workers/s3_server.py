@@ -90,7 +90,7 @@ def serving(folder: Path) -> Iterator[S3Server]:
             process.wait()
 
 
-def listens(process: "subprocess.Popen[bytes]", port: int, seconds: float = 60) -> bool:
+def listens(process: "subprocess.Popen[bytes]", port: int, seconds: float = 600) -> bool:
     """Once it takes connections; False if it ended instead."""
     deadline = time.monotonic() + seconds
     while process.poll() is None:

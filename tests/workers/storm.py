@@ -24,7 +24,14 @@ from sqlalchemy.exc import DBAPIError
 
 from app.storage import embedded
 from tests.ports import free_port
-from tests.workers.lab import HOME, ApiProcess, Lab, WorkerProcess, points_of
+from tests.workers.lab import (
+    HOME,
+    PATIENCE_SECONDS,
+    ApiProcess,
+    Lab,
+    WorkerProcess,
+    points_of,
+)
 from workers.proxy.checkpoint import checkpoint_path
 
 VICTIMS = ("trainer", "worker", "api", "postgres")
@@ -90,7 +97,7 @@ class Undisturbed:
                 stdout=said,
             )
 
-    def lines(self, seconds: float = 300) -> list[list[dict[str, Any]]]:
+    def lines(self, seconds: float = PATIENCE_SECONDS) -> list[list[dict[str, Any]]]:
         """What the trainer printed, run by run."""
         assert self._process.wait(seconds) == 0
         each: list[list[dict[str, Any]]] = []
@@ -116,7 +123,7 @@ class Client(threading.Thread):
         self.refused: list[str] = []
 
     def run(self) -> None:
-        with httpx2.Client(base_url=self._address, timeout=20) as client:
+        with httpx2.Client(base_url=self._address, timeout=120) as client:
             while not self._stopping.wait(0.2):
                 name = f"promise {len(self.confirmed)}"
                 with contextlib.suppress(httpx2.TransportError):  # killed before it answered
@@ -134,7 +141,7 @@ class Client(threading.Thread):
 
     def __exit__(self, *exception: object) -> None:
         self._stopping.set()
-        self.join(30)
+        self.join(PATIENCE_SECONDS)
 
     def assert_all_are_kept(self, site: "Site") -> None:
         self.__exit__()
@@ -155,7 +162,7 @@ class Site:
         self._port = free_port()
         self.address = f"http://127.0.0.1:{self._port}"
         self._api = ApiProcess(lab, self._port)
-        self._client = httpx2.Client(base_url=self.address, timeout=20)
+        self._client = httpx2.Client(base_url=self.address, timeout=120)
         self._workers: list[WorkerProcess] = []
         self._outage_seconds: float | None = None
 
@@ -213,7 +220,7 @@ class Site:
 
     def ask(self, method: str, path: str, **arguments: Any) -> Any:
         """The answer, once the server and its database are there to give one."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             self.revive()
             said = ""
@@ -277,7 +284,7 @@ def survive(
     ends before the last has been killed is submitted once more.
     """
     began = time.monotonic()
-    patience = began + 300 + 60 * len(victims)
+    patience = began + PATIENCE_SECONDS + 120 * len(victims)
     left = list(zip(gaps(chance, len(victims)), victims, strict=True))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(Site(lab, data))

@@ -24,7 +24,16 @@ from app.settings import Settings
 from app.storage import embedded, migrate
 from app.storage.engine import make_engine
 from tests.workers import storm
-from tests.workers.lab import MARK, STEPS, Lab, WorkerProcess, config, freeze, thaw
+from tests.workers.lab import (
+    MARK,
+    PATIENCE_SECONDS,
+    STEPS,
+    Lab,
+    WorkerProcess,
+    config,
+    freeze,
+    thaw,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -51,7 +60,7 @@ def test_a_killed_worker_s_run_goes_on_elsewhere(lab, undisturbed):
         (trainer,) = victim.trainers
         victim.send(signal.SIGKILL)
         killed = time.monotonic()
-        trainer.wait(60)  # it dies with its worker
+        trainer.wait(PATIENCE_SECONDS)  # it dies with its worker
         lab.release()
         lab.wait(run_id, lambda run: run.attempt == 2)
         print(f"taken over after {time.monotonic() - killed:.1f} s")
@@ -64,6 +73,7 @@ def test_a_killed_worker_s_run_goes_on_elsewhere(lab, undisturbed):
 
 
 def test_a_killed_trainer_is_started_again(lab, undisturbed):
+    lab.no_worker_dies()
     lab.hold(MIDDLE)
     run_id = lab.submit("trainer killed", config(lab.corpus))
     with lab.worker("--concurrency", "1", "--drain") as worker:
@@ -71,7 +81,7 @@ def test_a_killed_trainer_is_started_again(lab, undisturbed):
         (trainer,) = worker.trainers
         trainer.kill()
         lab.release()
-        assert worker.wait(180) == 0  # it drained, the wait before the retry included
+        assert worker.wait() == 0  # it drained, the wait before the retry included
         closed = [line for line in worker.log if line["event"] == "run closed"]
     assert [(line["status"], line["message"]) for line in closed] == [
         ("queued", "the trainer was killed by signal 9"),
@@ -94,8 +104,8 @@ def test_a_zombie_writes_nothing_and_ends_its_trainer(lab, undisturbed):
             lab.wait(run_id, lambda run: run.attempt == 2)
             before = attempts_of(lab, run_id).get(1)
             thaw(first, trainer)
-            trainer.wait(60)
-            assert second.wait(180) == 0
+            trainer.wait(PATIENCE_SECONDS)
+            assert second.wait() == 0
         assert attempts_of(lab, run_id)[1] == before
         assert lab.run(run_id).status == "finished"
         assert lab.run(run_id).attempt == 2
@@ -125,8 +135,11 @@ def own_server(tmp_path_factory):
         shutil.rmtree(folder)
 
 
+LEASE_SECONDS = 6  # of which a worker is to be heard from once Postgres is back
+
+
 # longer than the lease; and away until the run has been trained to its end
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [LEASE_SECONDS + 1, pytest.param(60, marks=pytest.mark.soak)])
 def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
     own_server, corpus, tmp_path, undisturbed, seconds
 ):
@@ -134,6 +147,7 @@ def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
     engine = make_engine(settings)
     lab = Lab(engine, settings, corpus, tmp_path)
     lab.hold(MIDDLE)
+    lab.env["SCALEWRIGHT_WORKER_TIMEOUT_SECONDS"] = str(LEASE_SECONDS)
     run_id = lab.submit("postgres killed", config(corpus))
     with lab.worker("--concurrency", "1"):
         lab.wait(run_id, lambda run: run.step >= MIDDLE)
@@ -145,7 +159,7 @@ def test_postgres_is_killed_and_nothing_acknowledged_is_lost(
         lab.release()
         final = f"run-{run_id}/attempt-1/*.final.safetensors"
         while not list(settings.checkpoint_dir.glob(final)):  # it trains to its end meanwhile
-            assert time.monotonic() < killed + 180
+            assert time.monotonic() < killed + PATIENCE_SECONDS
             time.sleep(0.05)
         time.sleep(max(0.0, killed + seconds - time.monotonic()))
         embedded.start_server(data)
@@ -210,7 +224,7 @@ echo '{"event": "end", "step": 0, "status": "finished", "message": ""}'
 
 def claim_all(lab: Lab, n_workers: int, n_runs: int) -> None:
     """No run is claimed twice, none is left, however many workers want them."""
-    lab.env["SCALEWRIGHT_WORKER_TIMEOUT_SECONDS"] = "60"  # so many may be slow; none of them dies
+    lab.no_worker_dies()
     trainer = lab.folder / "nothing.sh"
     trainer.write_text(NOTHING)
     trainer.chmod(0o755)
@@ -218,17 +232,17 @@ def claim_all(lab: Lab, n_workers: int, n_runs: int) -> None:
     workers = [WorkerProcess(lab, *arguments) for _ in range(n_workers)]
     try:
         for worker in workers:  # else the first to be up might do it all
-            worker.ready(180)
+            worker.ready()
         ids = [
             lab.submit(f"claim {n_workers}.{i}", config(lab.corpus, **NO_COOLDOWN))
             for i in range(n_runs)
         ]
         for run_id in ids:
-            lab.wait_ended(run_id, 600)
+            lab.wait_ended(run_id)
         for worker in workers:
             worker.send(signal.SIGTERM)
         for worker in workers:
-            assert worker.wait(120) == 0, worker.said[-3000:]
+            assert worker.wait() == 0, worker.said[-3000:]
         logs = [worker.log for worker in workers]
     finally:
         for worker in workers:
@@ -266,7 +280,7 @@ def test_nothing_is_left_running():
                     found.append(process.cmdline())
         return found
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while left():  # what was killed last takes a moment to die
         assert time.monotonic() < deadline, left()
         time.sleep(0.1)

@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.storage import embedded, migrate
 from app.storage.engine import make_engine
 from tests.ports import free_port
-from tests.workers.lab import STEPS, ApiProcess, Lab, config
+from tests.workers.lab import PATIENCE_SECONDS, STEPS, ApiProcess, Lab, config
 
 pytestmark = pytest.mark.faults
 
@@ -34,7 +34,7 @@ def api(lab: Lab) -> Iterator[tuple[httpx2.Client, ApiProcess]]:
         port = free_port()
         process = ApiProcess(lab, port)
         try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
                 if not answers(client, process) and more:
                     continue
                 assert process.alive, (lab.folder / "api.log").read_text()[-3000:]
@@ -44,9 +44,9 @@ def api(lab: Lab) -> Iterator[tuple[httpx2.Client, ApiProcess]]:
             process.end()
 
 
-def answers(client: httpx2.Client, process: ApiProcess, seconds: float = 90) -> bool:
+def answers(client: httpx2.Client, process: ApiProcess) -> bool:
     """Whether the server came up, rather than to its end."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while process.alive:
         assert time.monotonic() < deadline
         with contextlib.suppress(httpx2.TransportError):
@@ -57,6 +57,7 @@ def answers(client: httpx2.Client, process: ApiProcess, seconds: float = 90) -> 
 
 
 def test_the_api_is_killed_and_runs_go_on(lab, undisturbed):
+    lab.no_worker_dies()
     wanted = config(lab.corpus)
     body = {
         "project": "lab",
@@ -80,7 +81,7 @@ def test_the_api_is_killed_and_runs_go_on(lab, undisturbed):
             lab.wait(run_id, lambda run: run.step >= STEPS // 4)
             process.end()
             lab.release()
-            assert worker.wait(180) == 0
+            assert worker.wait() == 0
     with api(lab) as (client, _):
         again = client.post("/v1/runs", json=body, headers=once)
         assert again.json()["id"] == run_id  # what was confirmed is not made twice
@@ -104,6 +105,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_stops_no_run(lab, undisturbed, small_disk):
     """Resume checkpoints are left out while it is full; the final one is tried again."""
+    lab.no_worker_dies()
     lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(small_disk)
     lab.hold(STEPS // 4)
     run_id = lab.submit("disk full", config(lab.corpus))
@@ -118,7 +120,7 @@ def test_a_full_disk_stops_no_run(lab, undisturbed, small_disk):
         assert "No space left on device" in run.message
         assert run.step == STEPS  # it trained to its end without a place for checkpoints
         ballast.unlink()
-        assert worker.wait(180) == 0
+        assert worker.wait() == 0
     run = lab.run(run_id)
     assert (run.status, run.step) == ("finished", STEPS) and run.attempt > 1
     assert lab.curve(run_id) == undisturbed
@@ -222,7 +224,7 @@ def test_clocks_jump(clocks, corpus, tmp_path, undisturbed, monkeypatch):
         lab.wait(run_id, lambda run: run.step >= 250)
         of_postgres.set(-hour)  # and the newest is from the future
         lab.release()
-        assert worker.wait(180) == 0
+        assert worker.wait() == 0
         said = [datetime.fromisoformat(line["timestamp"]) for line in worker.log]
     assert (max(said) - min(said)).total_seconds() > hour / 2  # its own clock did jump
     assert lab.run(run_id).status == "finished"

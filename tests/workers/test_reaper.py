@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from app.storage import projects, queue, reaping, recording, runs
 from app.storage.engine import end_if_silent, make_engine
 from app.storage.runs import NewRun
+from tests.workers.lab import PATIENCE_SECONDS
 from workers.lifecycle import ContactLost, LeaseLost
 from workers.reaper import Reaper
 from workers.recorder import Recorder
@@ -275,9 +276,9 @@ def frozen(settings):
     engine.dispose()
 
 
-def until(tick, seconds=30):
+def until(tick):
     """What the reaper did, once that was something."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (done := tick()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -302,9 +303,9 @@ def test_a_run_does_not_wait_for_the_transaction_of_a_frozen_worker(
 
 def test_nobody_waits_for_a_worker_that_froze_while_it_claimed(engine, project, frozen):
     run_id = run_of(engine, project)
-    end_if_silent(frozen, 0.4)
     with frozen.begin_nested():
         assert recording.claim_run(frozen, run_id, "frozen") == 1
+    end_if_silent(frozen, 0.4)  # last, for between two statements we may be silent for longer
     assert claim(engine, run_id, 0) == 1  # it waits for the lock, and gets it
 
 
@@ -337,20 +338,20 @@ def test_a_recorder_that_freezes_before_its_commit_writes_nothing_when_it_wakes(
     @event.listens_for(own, "commit")
     def freeze(connection):
         frozen.set()
-        assert thawed.wait(60)
+        assert thawed.wait(PATIENCE_SECONDS)
 
     recorder = Recorder(own, run_id, attempt, {}, mailbox.put, flush_seconds=0.05)
     recorder.put(json.dumps({"event": "points", "points": [[1, 256, 2.5, 0.1]]}).encode())
     recorder.start()
-    assert frozen.wait(30)
+    assert frozen.wait(PATIENCE_SECONDS)
     try:
         assert until(hasty.tick).expired == (run_id,)
         assert claim(engine, run_id, 0) == attempt + 1
     finally:
         thawed.set()
-    assert isinstance(mailbox.get(timeout=30), ContactLost)
-    assert isinstance(mailbox.get(timeout=30), LeaseLost)
-    recorder.join(30)
+    assert isinstance(mailbox.get(timeout=PATIENCE_SECONDS), ContactLost)
+    assert isinstance(mailbox.get(timeout=PATIENCE_SECONDS), LeaseLost)
+    recorder.join(PATIENCE_SECONDS)
     own.dispose()
     with engine.connect() as connection:
         assert connection.scalar(text("select count(*) from curve_points")) == 0

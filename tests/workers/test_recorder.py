@@ -12,6 +12,7 @@ from sqlalchemy import text
 from app.storage import projects, recording, runs
 from app.storage.queue import depth
 from app.storage.runs import NewRun
+from tests.workers.lab import PATIENCE_SECONDS
 from workers.lifecycle import Close, Closed, LeaseLost, LinesRefused, Recorded
 from workers.recorder import Recorder, Spool, parse
 
@@ -76,13 +77,13 @@ def recorder(engine, claimed):
     yield recorder, mailbox
     recorder.abandon()
     if recorder.ident is not None:
-        recorder.join(10)
+        recorder.join(PATIENCE_SECONDS)
         assert not recorder.is_alive()
 
 
-def wait_for(mailbox, kind, seconds=20):
+def wait_for(mailbox, kind):
     while True:
-        event = mailbox.get(timeout=seconds)
+        event = mailbox.get(timeout=PATIENCE_SECONDS)
         if isinstance(event, kind):
             return event
 
@@ -136,7 +137,7 @@ def test_an_old_attempt_writes_nothing(engine, claimed, recorder):
     recorder.close(Close("failed", "x", failed=True))
     recorder.start()
     wait_for(mailbox, LeaseLost)
-    recorder.join(10)
+    recorder.join(PATIENCE_SECONDS)
     assert stored(engine, claimed[0]) == []
     with engine.connect() as connection:
         assert runs.get(connection, claimed[0]).status == "running"

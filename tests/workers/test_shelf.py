@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from app.storage import checkpoints, projects, recording, runs
 from app.storage.runs import NewRun
+from tests.workers.lab import PATIENCE_SECONDS
 from workers.attempt import kept, left_to_the_shelf, newest_whole, remover
 from workers.lifecycle import Recorded
 from workers.proxy.config import CheckpointConfig
@@ -93,9 +94,9 @@ def test_a_run_can_be_resumed_after_checkpoints_that_nobody_could_record(engine,
         before.put(checkpoint(step))
     assert len(there()) == 3
     before.start()
-    assert isinstance(mailbox.get(timeout=30), Recorded)
+    assert isinstance(mailbox.get(timeout=PATIENCE_SECONDS), Recorded)
     before.abandon()  # its database is away from here on
-    before.join(30)
+    before.join(PATIENCE_SECONDS)
     for step in range(4, 10):
         before.put(checkpoint(step))
     assert [path.name.split(".")[0] for path in there()] == ["step-3", "step-8", "step-9"]

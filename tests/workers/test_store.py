@@ -17,7 +17,7 @@ import pytest
 
 from app.settings import Settings
 from app.storage.checkpoints import Checkpoint
-from tests.workers.lab import STEPS, Lab, config
+from tests.workers.lab import PATIENCE_SECONDS, STEPS, Lab, config
 from workers.lifecycle import Close
 from workers.store import FsspecStore, NoDriver, StoreError, localized
 from workers.upload import Uploader
@@ -125,9 +125,9 @@ def test_the_end_waits_for_the_uploads(store, file, tmp_path) -> None:
     uploader.put(json.dumps(gone).encode())
     uploader.put(b'{"event": "points", "points": []}')
     uploader.close(Close("finished"))
-    assert book.closed.wait(30)
+    assert book.closed.wait(PATIENCE_SECONDS)
     uploader.abandon()
-    uploader.join(10)
+    uploader.join(PATIENCE_SECONDS)
     assert isinstance(book.entries[-1], Close)
     lines = [entry for entry in book.entries if isinstance(entry, dict)]
     urls = [line["path"] for line in lines if line["event"] == "checkpoint"]
@@ -151,7 +151,7 @@ def test_what_was_uploaded_too_late_is_not_left_behind(store, file) -> None:
     line = {"event": "checkpoint", "step": 1, "kind": "resume", "path": str(file)}
     uploader.put(json.dumps(line).encode())
     uploader.start()
-    uploader.join(30)
+    uploader.join(PATIENCE_SECONDS)
     assert book.entries == [] and store.under("run-1") == []
 
 
@@ -176,7 +176,7 @@ def test_a_run_goes_on_from_the_store_on_another_machine(lab: Lab, undisturbed, 
     (attempt / ".step-399.resume.safetensors.7.part").write_bytes(b"never whole")
     lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(tmp_path / "second")
     with lab.worker("--concurrency", "1", "--drain") as second:
-        assert second.wait(180) == 0  # it has tidied up too
+        assert second.wait() == 0  # it has tidied up too
         (begun,) = [line for line in second.log if line["event"] == "run started"]
     run = lab.run(run_id)
     assert (run.status, run.attempt) == ("finished", 2)

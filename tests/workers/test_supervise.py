@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.workers.lab import PATIENCE_SECONDS
 from workers.supervise import (
     STDERR_TAIL_BYTES,
     LineSplitter,
@@ -22,7 +23,7 @@ def python(code: str, tmp_path) -> Trainer:
     return Trainer([sys.executable, "-c", code], env=os.environ, cwd=tmp_path)
 
 
-def listen(trainer: Trainer, seconds: float = 60) -> list[bytes]:
+def listen(trainer: Trainer, seconds: float = PATIENCE_SECONDS) -> list[bytes]:
     """Everything it prints until it is gone."""
     lines: list[bytes] = []
     until = time.monotonic() + seconds
@@ -66,10 +67,10 @@ def test_lines_and_stderr_of_a_process(tmp_path):
 
 
 def test_reading_does_not_block(tmp_path):
-    trainer = python("import time; time.sleep(60)", tmp_path)
+    trainer = python("import time; time.sleep(3600)", tmp_path)
     begin = time.monotonic()
     assert trainer.read(0.05) == [] and trainer.read(0) == []
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < PATIENCE_SECONDS
     trainer.close()
     assert trainer.returncode() == -signal.SIGKILL
 
@@ -83,8 +84,8 @@ def test_more_than_a_pipe_holds_arrives_whole(tmp_path):
 def test_kill_reaches_what_the_trainer_started(tmp_path):
     trainer = python(
         "import subprocess, sys, time;"
-        "c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        "print(c.pid, flush=True); time.sleep(60)",
+        "c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)']);"
+        "print(c.pid, flush=True); time.sleep(3600)",
         tmp_path,
     )
     lines: list[bytes] = []
@@ -94,7 +95,7 @@ def test_kill_reaches_what_the_trainer_started(tmp_path):
     trainer.kill()
     listen(trainer)
     trainer.close()
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until and _running(grandchild):
         time.sleep(0.02)
     assert not _running(grandchild)
@@ -111,7 +112,7 @@ def _running(pid: int) -> bool:
 def test_a_grandchild_that_holds_the_pipe_does_not_keep_a_run_alive(tmp_path):
     trainer = python(
         "import subprocess, sys; print('x', flush=True);"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])",
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])",
         tmp_path,
     )
     assert listen(trainer) == [b"x"]

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from app.storage import checkpoints, recording
 from app.storage.recording import Batch, CheckpointLine
-from tests.workers.lab import Lab, config, freeze, thaw
+from tests.workers.lab import PATIENCE_SECONDS, Lab, config, freeze, thaw
 from workers.store import FsspecStore, StoreError
 from workers.tidy import Tidier, run_folder
 
@@ -146,7 +146,7 @@ def test_the_next_worker_tidies_up_after_one_killed_at_the_end(
 
     run_id = lab.submit(f"killed at its end, {where}", short(lab))
     with lab.worker("--concurrency", "1", first=KILLED) as worker:
-        assert worker.wait(120) == -signal.SIGKILL
+        assert worker.wait() == -signal.SIGKILL
     assert lab.run(run_id).status == "finished"
     before = there()
     assert any("resume" in name for name in before)
@@ -203,7 +203,7 @@ def test_an_upload_that_was_frozen_past_the_run_s_end_leaves_nothing(
     lab.hold(30)
     run_id = lab.submit("frozen", short(lab))
     with lab.worker("--concurrency", "1", first=FROZEN) as first:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not (tmp_path / "uploading").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -213,7 +213,7 @@ def test_an_upload_that_was_frozen_past_the_run_s_end_leaves_nothing(
         lab.env["LAB_HOLD"] = str(tmp_path / "not held")  # its own trainer gets no further
         lab.env["SCALEWRIGHT_CHECKPOINT_DIR"] = str(tmp_path / "second")
         with lab.worker("--concurrency", "1", "--drain") as second:
-            assert second.wait(180) == 0
+            assert second.wait() == 0
         assert (lab.run(run_id).status, lab.run(run_id).attempt) == ("finished", 2)
         hold.unlink()
         thaw(*frozen)

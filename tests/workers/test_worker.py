@@ -18,6 +18,7 @@ def drained(engine, settings, corpus, tmp_path_factory):
     """A trunk with two branches and a run that goes on to other text, a run that is forecast, and
     two that cannot succeed; drained."""
     lab = Lab(engine, settings, corpus, tmp_path_factory.mktemp("drained"))
+    lab.no_worker_dies()
 
     def wsd(steps: int) -> dict:
         return {
@@ -86,7 +87,7 @@ def drained(engine, settings, corpus, tmp_path_factory):
     with engine.begin() as connection:
         forecast(connection, lab.project_id, ids["alone"])
     with lab.worker("--concurrency", "2", "--drain") as worker:
-        assert worker.wait(240) == 0
+        assert worker.wait() == 0
         said = worker.said
         log = worker.log
     return lab, ids, log, said
@@ -233,6 +234,7 @@ def seconds_until_cancelled(lab: Lab, name: str) -> float:
 
 
 def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturbed):
+    lab.no_worker_dies()
     with lab.worker("--concurrency", "1") as worker:
         # a machine that does something else for seconds is given another chance
         seconds = [seconds_until_cancelled(lab, "to be cancelled")]
@@ -244,7 +246,7 @@ def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturb
         stopped = lab.submit("to be stopped", config(lab.corpus))
         lab.wait(stopped, lambda run: run.step >= 100)
         worker.send(signal.SIGTERM)
-        assert worker.wait(60) == 0
+        assert worker.wait() == 0
     lab.release()
     run = lab.run(stopped)
     with lab.engine.connect() as connection:
@@ -253,7 +255,7 @@ def test_cancel_is_quick_and_a_stopping_worker_gives_its_run_back(lab, undisturb
     assert (run.status, run.failures, run.message) == ("queued", 0, "stopped with its worker")
     assert kept is not None and kept.step == run.step == points  # nothing to be trained again
     with lab.worker("--drain") as worker:
-        assert worker.wait(180) == 0
+        assert worker.wait() == 0
         (begun,) = [line for line in worker.log if line["event"] == "run started"]
     assert begun["resume_step"] == kept.step
     assert lab.run(stopped).status == "finished"
@@ -267,7 +269,7 @@ def test_a_draining_worker_waits_for_the_lease_of_a_dead_one(lab):
         assert recording.claim_run(connection, run_id, "dead", lease_seconds=60) == 1
         connection.execute(text("delete from procrastinate_jobs"))
     with lab.worker("--drain") as worker:
-        assert worker.wait(180) == 0
+        assert worker.wait() == 0
     assert (lab.run(run_id).status, lab.run(run_id).attempt) == ("finished", 2)
 
 
@@ -286,7 +288,7 @@ def test_a_draining_worker_leaves_no_run_that_waits_for_nothing(lab):
     waits = {"kind": "branch", "status": "planned", "parent_run_id": trunk, "parent_step": 40}
     branch = lab.submit("waits in vain", config(lab.corpus), **waits)
     with lab.worker("--drain", "--trainer", str(trainer)) as worker:
-        assert worker.wait(180) == 0
+        assert worker.wait() == 0
     assert (lab.run(trunk).status, lab.run(branch).status) == ("finished", "cancelled")
 
 
@@ -330,7 +332,7 @@ def test_a_job_is_done(lab):
     with lab.engine.begin() as connection:
         job = jobs.submit_fit(connection, request)
     with lab.worker("--queues", "jobs", "--drain") as worker:
-        assert worker.wait(180) == 0
+        assert worker.wait() == 0
     (row,) = lab.rows("select * from jobs where id = :id", id=job.id)
     assert row.status == "finished", row.message
     (fit,) = lab.rows("select document from fits where id = :id", id=row.result["fit_id"])

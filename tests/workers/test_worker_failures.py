@@ -30,7 +30,7 @@ REAPER = BROKEN.format(module="workers.reaper", owner="Reaper", name="tick")
 
 
 def assert_it_left_saying_why(worker) -> None:
-    assert worker.wait(60) == 1
+    assert worker.wait() == 1
     why, *_ = [line for line in worker.log if line["event"] == "something failed that must not"]
     assert why["exception"].endswith("RuntimeError: something unheard of")
     last = worker.log[-1]
@@ -39,6 +39,7 @@ def assert_it_left_saying_why(worker) -> None:
 
 
 def test_a_worker_that_can_fetch_nothing_gives_its_run_back_and_fails(lab: Lab) -> None:
+    lab.no_worker_dies()
     lab.env["LAB_BREAK"] = str(lab.folder / "break")
     lab.hold(60)
     run_id = lab.submit("given back", config(lab.corpus))
@@ -83,4 +84,4 @@ def test_an_order_to_end_is_heard_before_the_beginning(lab: Lab) -> None:
     with lab.worker(first=AWAY) as worker:
         worker.wait_said(lambda line: line["event"] == "no contact with the database")
         worker.send(signal.SIGTERM)
-        assert worker.wait(60) == 0
+        assert worker.wait() == 0

@@ -31,7 +31,7 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(corpus_dir: Path) -> Callable[..., dict[str, Any]]:
     """A tiny run on the `email` corpus; keyword arguments replace or extend its sections."""
 

@@ -1,10 +1,12 @@
-"""The real training loop on a GPU that is not there: `python -m tests.workers.proxy.fake_gpu FILE`.
+"""The real training loop on a GPU that is not there: `python -m tests.workers.proxy.fake_gpu FILE`
+
+Several files are trained one after the other.
 
 torch's fake tensors know shape, type and device and hold no numbers: an operation that would have
 to look at one (`.item()`, a tensor as a condition, `nonzero`) fails, and every operation can be
 seen with the device and the type of what it reads and writes. What a run prints and stores is cut
 off (`Telemetry.flush`, `checkpoint.write`), for that is where it may wait; all else is the code
-that trains. Printed is one JSON object, see `Seen`.
+that trains. Printed is one JSON object a file, see `Seen`.
 
 A process of its own, started with fake_gpu.cpp preloaded: torch must be told of a device that it
 was not built for before it has looked.
@@ -162,8 +164,8 @@ def watch(document: dict[str, Any]) -> Seen:
 
 
 def main() -> None:
-    document = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(vars(watch(document))))
+    for file in sys.argv[1:]:
+        print(json.dumps(vars(watch(json.loads(Path(file).read_text())))), flush=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def start(config: dict[str, Any], folder: Path, *more: str) -> subprocess.Popen[
 
 
 def two_processes(
-    config: dict[str, Any], folder: Path, *more: str, timeout: float = 120
+    config: dict[str, Any], folder: Path, *more: str, timeout: float = 600
 ) -> Trained:
     process = start(config, folder, *more)
     out, err = process.communicate(timeout=timeout)
@@ -107,7 +107,7 @@ def test_shards_are_one_model_and_stopped_as_one(
         if event["event"] == "checkpoint" and event["step"] >= STEPS:
             break
     process.send_signal(signal.SIGTERM)
-    lines += process.communicate(timeout=60)[0].splitlines()
+    lines += process.communicate(timeout=600)[0].splitlines()
     two = Trained([json.loads(line) for line in lines])
     assert two.end["status"] == "stopped"
     done = two.end["step"]

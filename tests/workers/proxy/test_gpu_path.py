@@ -29,6 +29,7 @@ from workers.proxy.process import peak_flops
 
 Make = Callable[..., dict[str, Any]]
 Run = Callable[..., Trained]
+OPTIMIZERS = ("muon", "adamw")
 ON_GPU = {"device": "cuda", "dtype": "bfloat16"}
 
 
@@ -49,35 +50,39 @@ def one_gpu(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(library)
 
 
-def seen_on_gpu(config: dict[str, Any], folder: Path, library: str) -> dict[str, Any]:
-    file = folder / "config.json"
-    file.write_text(json.dumps(config))
+@pytest.fixture(scope="module")
+def seen_on_gpu(
+    make_config: Make, one_gpu: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """By optimizer, of four steps of the real loop, two of them with a look at the signs of
+    instability, clipping and z-loss. Whatever must know a number on the device fails here."""
+    folder = tmp_path_factory.mktemp("seen")
+    for optimizer in OPTIMIZERS:
+        config = make_config(
+            **ON_GPU,
+            schedule={"steps": 4, "warmup_steps": 1, "cooldown_steps": 1},
+            optimizer={"name": optimizer, "lr": 6e-3, "z_loss": 1e-4},
+            data={"validation": []},
+        )
+        (folder / optimizer).write_text(json.dumps(config))
+    files = [str(folder / optimizer) for optimizer in OPTIMIZERS]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.workers.proxy.fake_gpu", str(file)],
+        [sys.executable, "-m", "tests.workers.proxy.fake_gpu", *files],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": library},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": one_gpu},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return seen
+    return dict(zip(OPTIMIZERS, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_no_step_on_a_gpu_waits_for_it(
-    optimizer: str, make_config: Make, one_gpu: str, tmp_path: Path
+    optimizer: str, seen_on_gpu: dict[str, dict[str, Any]]
 ) -> None:
-    """Four steps of the real loop, two of them with a look at the signs of instability, clipping
-    and z-loss. Whatever must know a number on the device would have failed there."""
-    config = make_config(
-        **ON_GPU,
-        schedule={"steps": 4, "warmup_steps": 1, "cooldown_steps": 1},
-        optimizer={"name": optimizer, "lr": 6e-3, "z_loss": 1e-4},
-        data={"validation": []},
-    )
-    seen = seen_on_gpu(config, tmp_path, one_gpu)
+    seen = seen_on_gpu[optimizer]
     assert seen["steps"] == 4
     assert seen["to_device"] == {"runs behind": 4}  # each batch, while the host goes on
     assert seen["elsewhere"] == {}  # nothing comes back, nothing is made on the host
@@ -137,7 +142,7 @@ for look in (lambda loss: loss.cpu(), lambda loss: loss.item()):
         env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": one_gpu},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert json.loads(done.stdout) == {"_to_copy": 2}
     assert done.returncode and "DataDependentOutputException" in done.stderr

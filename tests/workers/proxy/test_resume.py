@@ -133,7 +133,7 @@ def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(
     assert process.stdout is not None
     seen = [json.loads(process.stdout.readline()) for _ in range(2)]
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=600)
     seen += [json.loads(line) for line in rest.splitlines()]
     assert process.returncode == 0
     assert seen[-1]["event"] == "end" and seen[-1]["status"] == "stopped"
