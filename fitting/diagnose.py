@@ -357,11 +357,19 @@ def _about_regime(engine: Engine, best: Optimum) -> list[Warned]:
             f"{one.name} {'falls' if one.values[-1] < one.values[0] else 'grows'} as the runs of "
             f"fewest tokens are left out: {' -> '.join(f'{v:.2f}' for v in one.values)} (all, "
             f"without {', '.join(f'{100 * cut:.0f}%' for cut in CUTS)} of the points), by "
-            f"{one.times:.1f} times what resamples reach. These runs have not reached the "
-            "power-law regime: train longer ones, and trust no extrapolation of this fit.",
+            f"{one.times:.1f} times what resamples reach"
+            + _by_how_much_closer(*one.scatter)
+            + ". These runs have not reached the power-law regime: leave the shortest out until "
+            "the exponents hold, or train longer ones, and trust no extrapolation of this fit.",
         )
         for one in moved_exponents(engine, best, tuple(dict.fromkeys(_exponents(engine))))
     ]
+
+
+def _by_how_much_closer(before: float, after: float) -> str:
+    if not after < 0.8 * before:
+        return ""
+    return f", and the others scatter by {after:.2%} about their law, not {before:.2%}"
 
 
 def _about_drift(calibration: Calibration) -> list[Warned]:

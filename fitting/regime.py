@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitting.engine import Engine, Optimum
-from fitting.intervals import resample_counts
+from fitting.intervals import resample_counts, residuals, robust_sd
 from fitting.links import Floats
 
 # Shares of the points that are left out, those of fewest tokens first.
@@ -31,11 +31,13 @@ MOST_POINTS = 2_000
 @dataclass(frozen=True)
 class Moved:
     """name: the exponent; values: of all runs, then of those with more tokens, cut by cut; times:
-    |change| over its reach."""
+    |change| over its reach; scatter: of the runs about the law, of all runs about the fit to all
+    and of the last cut's about theirs, standard deviations of log loss."""
 
     name: str
     values: tuple[float, ...]
     times: float
+    scatter: tuple[float, float]
 
 
 def moved_exponents(
@@ -68,8 +70,13 @@ def moved_exponents(
         return []
     toward = np.sign(values[0] - values[-1])
     reach = _reach(engine, refits[-1], kept[-1], toward, rng)
+    scatter = (
+        robust_sd(residuals(engine, best.values), p),
+        robust_sd(residuals(engine, refits[-1].values)[kept[-1]], p),
+    )
+    names = engine.law.param_names
     return [
-        Moved(engine.law.param_names[j], tuple(values[:, j].tolist()), float(change[j] / reach[j]))
+        Moved(names[j], tuple(values[:, j].tolist()), float(change[j] / reach[j]), scatter)
         for j in where
         if change[j] > reach[j] > 0
     ]

@@ -51,6 +51,21 @@ def test_runs_inside_their_warm_up_show_no_floor_and_the_interval_holds(
     assert f"{FLOOR_SHARE:.0%}" in p.warnings[0]["message"]
 
 
+def test_beyond_runs_in_their_warm_up_the_prediction_repeats_the_remedy(
+    short: tuple[Runs, Fit],
+) -> None:
+    """Of the runs without the 30% of fewest tokens, most are past the warm-up: the same law is
+    closer to them by far than to all runs, and the warning says by how much."""
+    runs, found = short
+    (said,) = [w.to_dict() for w in found.warnings if w.code == "exponent_moves_with_the_cut"]
+    assert said in found.predict(LARGE).warnings
+    assert not found.predict({"N": 1e8, "D": 1e8}).warnings
+    D = runs.inputs["D"]
+    longer = fit(LAW, runs.select(np.quantile(D, 0.3) * (1 - 1e-9) <= D), draws=0)
+    assert f"scatter by {longer.calibration.noise:.2%}" in said["message"]
+    assert f"not {found.calibration.noise:.2%}" in said["message"]
+
+
 def test_the_law_with_a_floor_is_the_best_one(short: tuple[Runs, Fit]) -> None:
     """Nelder & Mead on the same objective, with the floor held."""
     runs, found = short
