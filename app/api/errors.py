@@ -157,7 +157,8 @@ def install(app: FastAPI) -> None:
         # a person at a page is asked for the key; a program is told that it needs one
         wants_page = "text/html" in request.headers.get("accept", "")
         if error.kind == "unauthenticated" and request.method == "GET" and wants_page:
-            return RedirectResponse(SIGN_IN, 303)
+            # with a key that did not do, say so: the form alone would look as if nothing happened
+            return RedirectResponse(f"{SIGN_IN}?refused=1" if request.cookies else SIGN_IN, 303)
         return of_service_error(error)
 
     @app.exception_handler(FittingError)

@@ -35,6 +35,8 @@ STATIC_FILES = {
     "plotly.min.js": (PLOTLY_JS, "text/javascript"),
 }
 
+COOKIE = "scalewright_key"
+"""What holds the key of whoever signed in."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self'; img-src 'self' data: blob:; "
@@ -128,6 +130,7 @@ def page(
         page=page,
         figures=drawn,
         has_figures=bool(drawn),
+        signed_in=COOKIE in request.cookies,
         base=str(request.base_url).rstrip("/"),
         **context,
     )

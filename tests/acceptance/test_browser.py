@@ -414,6 +414,24 @@ def test_every_page_draws_in_the_dark_and_on_a_narrow_screen(
     page.close()
 
 
+def test_a_figure_is_read_out_by_its_name_and_not_by_its_layers(
+    visit: Visit, seeded: Seeded
+) -> None:
+    visit.open("/forecasts")
+    assert visit.drawn("forecasts") >= 3
+    expect(visit.page.locator("#forecasts svg:not([aria-hidden=true])")).to_have_count(0)
+    nodes = visit.page.context.new_cdp_session(visit.page).send("Accessibility.getFullAXTree")
+    nameless = [
+        node["role"]["value"]
+        for node in nodes["nodes"]
+        if not node.get("ignored")
+        and node.get("role", {}).get("value") in ("image", "button", "link", "textbox", "combobox")
+        and not node.get("name", {}).get("value", "").strip()
+    ]
+    assert nameless == []
+    assert visit.page.get_by_role("figure", name="Forecasts against actuals").count() == 1
+
+
 def test_long_names_leave_a_figure_room_on_a_telephone(
     browser: "playwright.Browser", address: str, seeded: Seeded
 ) -> None:

@@ -43,6 +43,9 @@ def test_nobody_reads_without_a_key(keyed: TestClient) -> None:
     page = keyed.get("/", headers={"accept": "text/html"}, follow_redirects=False)
     assert (page.status_code, page.headers["location"]) == (303, "/sign-in")
     assert keyed.get("/sign-in").status_code == 200
+    wrong = {"accept": "text/html", "cookie": f"{auth.COOKIE}=sw_wrong"}
+    refused = keyed.get("/", headers=wrong, follow_redirects=False)
+    assert (refused.status_code, refused.headers["location"]) == (303, "/sign-in?refused=1")
 
 
 def test_a_scope_includes_the_lesser_ones_and_no_more(keyed: TestClient) -> None:

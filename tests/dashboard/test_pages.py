@@ -204,6 +204,12 @@ class TestSeeded:
         cookie = answer.headers["set-cookie"]
         assert cookie.startswith(f"{auth.COOKIE}=sw_secret;")
         assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+        assert "Sign out" in page(pages, "/laws")
+        left = pages.post("/sign-out", follow_redirects=False)
+        assert left.status_code == 303 and left.headers["location"] == "/sign-in"
+        assert "Max-Age=0" in left.headers["set-cookie"] and auth.COOKIE not in pages.cookies
+        assert "Sign out" not in page(pages, "/laws")
+        assert "not known, or was revoked" in page(pages, "/sign-in?refused=1")
 
     def test_what_people_type_is_escaped(
         self, pages: TestClient, seeded: Seeded, engine: Engine

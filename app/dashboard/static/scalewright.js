@@ -32,7 +32,10 @@ function draw(element, figure) {
   element.figure = figure;
   if (!element.data) element.replaceChildren(); // what the page was sent with, see sketch.py
   const layout = fitted(themed(figure.layout), figure.data, element.clientWidth);
-  return Plotly.react(element, figure.data, layout, figure.config);
+  return Plotly.react(element, figure.data, layout, figure.config).then(() => {
+    // the figure has a name and a note; its many layers have none to be read out
+    for (const layer of [...all("svg", element), ...all("#js-plotly-tester")]) layer.setAttribute("aria-hidden", "true");
+  });
 }
 
 function drawAll() {
