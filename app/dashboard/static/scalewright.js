@@ -34,7 +34,8 @@ function draw(element, figure) {
   const layout = fitted(themed(figure.layout), figure.data, element.clientWidth);
   return Plotly.react(element, figure.data, layout, figure.config).then(() => {
     // the figure has a name and a note; its many layers have none to be read out
-    for (const layer of [...all("svg", element), ...all("#js-plotly-tester")]) layer.setAttribute("aria-hidden", "true");
+    const layers = [...all("svg", element), ...all("#js-plotly-tester")];
+    for (const layer of layers) layer.setAttribute("aria-hidden", "true");
   });
 }
 
