@@ -382,11 +382,16 @@ def print_plan(found: "ShapeAllocation") -> None:
     )
 
 
+def fine(gain: float) -> str:
+    """Four decimals, and what those would call nothing in two digits: 0.0169, 2.6e-07."""
+    return f"{gain:.4f}" if gain == 0 or abs(gain) >= 5e-5 else f"{gain:.1e}"
+
+
 def print_more(rows: Sequence[Mapping[str, Any]]) -> None:
     table = new_table("What more buys", "more", "loss falls by", "interval", "loss", "N", "D")
     for row in rows:
         low, high = row["gain_interval"]
-        table.add_row(row["more"], f"{row['gain']:.4f}", f"[{low:.4f}, {high:.4f}]",
+        table.add_row(row["more"], fine(row["gain"]), f"[{fine(low)}, {fine(high)}]",
                       f"{row['loss']:.4f}", short(row["N"]), short(row["D"]))  # fmt: skip
     print_table(table)
 

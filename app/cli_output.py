@@ -67,9 +67,12 @@ def write_json(path: Path, document: Any) -> None:
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file; `what` says in words what it should be ("a fit")."""
+    from app.importers.jsonl import named_once
+
     remedy = f"Give a file with {what} as one JSON object."
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text, object_pairs_hook=named_once)
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} is not {what}: {error}.", remedy) from None
     if not isinstance(document, dict):

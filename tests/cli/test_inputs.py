@@ -151,3 +151,22 @@ def test_flops_in_another_unit_are_said(run: Run, tmp_path: Path) -> None:
     exact = [f"{row},{day * 8.64e19 * 1.4}" for row, day in zip(rows, days, strict=True)]
     file.write_text("\n".join([f"{header},flops", *exact]))
     assert "times 6 N D" not in run(*FIT, file, *FEW).err
+
+
+def test_a_document_that_names_a_member_twice_is_refused(run: Run, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.json"
+    sweep.write_text('{"project": "p", "seed": 0, "seed": 1}')
+    done = run("sweep", "submit", sweep)
+    assert done.code == 1 and "'seed' is named more than once" in done.err
+
+
+def test_a_small_gain_is_not_nothing(run: Run, tmp_path: Path) -> None:
+    """A GPU-day (H100, 40% MFU: 3.4e19 FLOPs) is 3e-5 of 1e24 FLOPs: it buys below 5e-5 nats."""
+    out = tmp_path / "fit.json"
+    assert run(*FIT, RUNS, "--draws", 20, "--out", out).code == 0
+    said = run("allocate", out, "--flops", 1e24).out
+    (row,) = (line for line in said.splitlines() if "one GPU-day" in line)
+    gain = float(row.split()[2])
+    exact = run("allocate", out, "--flops", 1e24, "--json").document["more"]
+    (day,) = (one["gain"] for one in exact if one["more"] == "one GPU-day")
+    assert 0 < gain < 5e-5 and gain == pytest.approx(day, rel=0.06)
