@@ -33,14 +33,13 @@ class NamedOnceRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            text = (await self.body()).decode("utf-8", "surrogatepass")
             try:
-                self._json = json.loads(text, object_pairs_hook=named_once)
-            except json.JSONDecodeError:
+                self._json = json.loads(await self.body(), object_pairs_hook=named_once)
+            except (json.JSONDecodeError, UnicodeDecodeError):
                 raise
             except ValueError as error:
                 # the one error of a body that the framework passes on with its sentence
-                raise json.JSONDecodeError(str(error), text, 0) from None
+                raise json.JSONDecodeError(str(error), "", 0) from None
         return self._json
 
 

@@ -210,3 +210,14 @@ def test_a_name_that_is_given_twice_is_refused_whole(
     assert "Expecting value" in broken["detail"]
     once = client.post("/v1/projects", json={"name": f"named once {key}"}, headers=key)
     assert once.status_code == 201
+
+
+def test_a_body_may_begin_with_a_mark_and_must_be_utf_8(client: TestClient) -> None:
+    """Some editors and shells write a byte order mark before what they save."""
+    headers = {"content-type": "application/json"}
+    marked = b'\xef\xbb\xbf{"name": "marked"}'
+    assert client.post("/v1/projects", content=marked, headers=headers).status_code == 201
+    latin = '{"name": "café"}'.encode("latin-1")
+    refused = client.post("/v1/projects", content=latin, headers=headers)
+    assert refused.status_code in (400, 422)
+    assert refused.headers["content-type"] == "application/problem+json"
