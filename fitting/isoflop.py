@@ -111,9 +111,9 @@ def envelope(runs: Runs, *, points: int = 1500) -> Frontier:
     grid = np.linspace(np.log(C.min()), np.log(C.max()), points)
     lowest = np.full(points, np.inf)
     size, tokens = np.full(points, np.nan), np.full(points, np.nan)
-    for one in np.unique(label):
-        rows = np.flatnonzero(label == one)
-        rows = rows[np.argsort(C[rows], kind="stable")]
+    each = np.lexsort((C, label))
+    starts = np.flatnonzero(np.diff(label[each], prepend=-1))
+    for rows in np.split(each, starts[1:]):  # by label, each by its compute
         if rows.size < 2:
             continue
         x = np.log(C[rows])

@@ -8,6 +8,7 @@ errors that are alike, which the bootstrap over runs does not; where they differ
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from fitting.newton import Lanes, Problem, minimise, ridged
 from fitting.predict import check_level
 from fitting.runs import Runs
 
-# Where a parameter is held, in its standard errors from the optimum; the outermost are for valleys
-# that are much wider on one side.
-STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0])
+# Where a parameter is held, in its standard errors from the optimum; and, on a side where the
+# interval has not ended by then, further out: valleys may be much wider on one side.
+STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0])
+FAR = np.array([4.0, 6.0, 9.0, 14.0])
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,15 @@ def profiles(fit: Fit, runs: Runs, level: float | None = None) -> dict[str, Prof
     spread = np.sqrt(np.maximum(np.diag(slope @ inverse @ slope.T), 0.0) / scale)
     found = {}
     for j, param in enumerate(fit.law.params):
-        at, rise = _valley(engine, best, slope[j], inverse, spread[j], param.link.walls)
-        found[param.name] = _profile(fit, j, at, scale * 2.0 * rise, threshold)
+        valley = partial(_valley, engine, best, slope[j], inverse, spread[j], param.link.walls)
+        at, statistic = valley(np.concatenate([-STEPS[::-1], STEPS]), scale)
+        middle = int(np.argmin(statistic))
+        sides = ((-FAR, statistic[: middle + 1]), (FAR, statistic[middle:]))
+        if open_ones := [far for far, side in sides if side.max() < threshold]:
+            further = valley(np.concatenate(open_ones), scale)
+            at, first = np.unique(np.append(at, further[0]), return_index=True)
+            statistic = np.append(statistic, further[1])[first]
+        found[param.name] = _profile(fit, j, at, statistic, threshold)
     return found
 
 
@@ -179,15 +188,19 @@ def _valley(
     inverse: Floats,
     spread: float,
     walls: tuple[float, float],
+    steps: Floats,
+    scale: float,
 ) -> tuple[Floats, Floats]:
-    """Where the parameter was held, on its line [k], and by how much the objective rose [k].
+    """Where the parameter was held, on its line [k], and the statistic there [k]; the optimum is
+    among them.
 
-    row: d(parameter's line) / d(theta). Each lane starts where the quadratic puts the others.
+    row: d(parameter's line) / d(theta). steps: where to hold it, in standard errors `spread` from
+    the optimum. Each lane starts where the quadratic puts the others.
     """
     centre = float(row @ best.theta)
     if not (np.isfinite(spread) and spread > 0):
         return np.array([centre]), np.zeros(1)
-    at = centre + spread * np.concatenate([-STEPS[::-1], STEPS])
+    at = centre + spread * steps
     at = at[(at > walls[0]) & (at < walls[1])]
     if not at.size:
         return np.array([centre]), np.zeros(1)
@@ -207,7 +220,7 @@ def _valley(
     at = np.append(at[good], centre)
     rise = np.append(np.maximum(done.f[good] - best.objective, 0.0), 0.0)
     order = np.argsort(at)
-    return at[order], rise[order]
+    return at[order], scale * 2.0 * rise[order]
 
 
 def _profile(fit: Fit, j: int, at: Floats, statistic: Floats, threshold: float) -> Profile:

@@ -28,7 +28,7 @@ MAX_POINTS = 100_000
 MAX_DRAWS = 10_000
 # Each draw is a fit to all points again: beyond so many, fewer draws answer while somebody waits.
 # 250 place the end of a 90% interval to about an eighth of a standard deviation.
-DRAWS, MANY_DRAWS, MANY_POINTS = 1000, 250, 5_000
+DRAWS, MANY_DRAWS, MANY_POINTS = 1000, 200, 5_000
 
 
 @dataclass(frozen=True)

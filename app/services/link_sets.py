@@ -55,9 +55,16 @@ class OpenSet:
     validation_set: str | None = None
 
 
-def open_set(connection: Connection, asked: LinkSet, side: str, unit: str | None) -> OpenSet:
+def open_set(
+    connection: Connection,
+    asked: LinkSet,
+    side: str,
+    unit: str | None,
+    known: dict[int, dict[str, Any]] | None = None,
+) -> OpenSet:
     """The side's runs with their losses in `unit` (None: as they were measured).
 
+    known: what runs were trained on, where other sets have asked already; added to.
     ServiceError, with `side` in its column, where they cannot be had or converted.
     """
     request = asked.data
@@ -71,7 +78,7 @@ def open_set(connection: Connection, asked: LinkSet, side: str, unit: str | None
             )  # fmt: skip
             per_byte = asked.tokens_per_byte
         else:
-            found, per_byte = _of_project(connection, asked, side)
+            found, per_byte = _of_project(connection, asked, side, {} if known is None else known)
         return _in_unit(found, unit, per_byte)
     except ServiceError as error:
         error.column = f"{side}.{error.column}" if error.column else side
@@ -126,13 +133,16 @@ def mixture_of(config: Mapping[str, Any]) -> str | None:
     return " + ".join(shares) + (" after other data" if before else "")
 
 
-def _of_project(connection: Connection, asked: LinkSet, side: str) -> tuple[OpenSet, float | None]:
+def _of_project(
+    connection: Connection, asked: LinkSet, side: str, known: dict[int, dict[str, Any]]
+) -> tuple[OpenSet, float | None]:
     request = asked.data
     chosen = fits.select_runs(connection, laws.find(PLANE), request)
     assert request.project is not None and request.validation_set is not None
-    configs = stored_runs.trained_on(connection, chosen.run_ids)
-    mixtures = [mixture_of(configs[one]) for one in chosen.run_ids]
-    sizes = {(configs[one].get("model") or {}).get("vocab_size") for one in chosen.run_ids}
+    if new := set(chosen.run_ids) - known.keys():
+        known |= stored_runs.trained_on(connection, new)
+    mixtures = [mixture_of(known[one]) for one in chosen.run_ids]
+    sizes = {(known[one].get("model") or {}).get("vocab_size") for one in chosen.run_ids}
     tokenizer = f"{sizes.pop()} tokens" if len(sizes) == 1 and None not in sizes else None
     found = OpenSet(
         name=asked.name or request.validation_set,

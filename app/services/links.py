@@ -27,7 +27,7 @@ RESOURCE: storage.Resource = "link"
 MAX_DRAWS = 5_000
 MAX_RUNS = 100_000
 # A link has four parameters: so many pairs, drawn by the seed, speak for more.
-DRAWN_PAIRS = 500
+DRAWN_PAIRS = 300
 MAX_LOSSES = 10_000
 MAX_SETS = 12
 
@@ -234,7 +234,10 @@ def open_sets(connection: Connection, request: LinkRequest) -> list[OpenSet]:
         raise ServiceError(
             "too_large", f"{len(asked)} sets are more than {MAX_SETS}.", "Link fewer at once."
         )
-    sets = named_apart([open_set(connection, one, side, request.unit) for side, one in asked])
+    known: dict[int, dict[str, Any]] = {}
+    sets = named_apart(
+        [open_set(connection, one, side, request.unit, known) for side, one in asked]
+    )
     same_unit(sets)
     biggest = max(sets, key=lambda one: len(one.runs))
     if len(biggest.runs) > MAX_RUNS:

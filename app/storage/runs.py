@@ -174,17 +174,23 @@ def trained_on(connection: Connection, run_ids: Iterable[int]) -> dict[int, dict
     rows = connection.execute(
         text(
             """
-            select id, jsonb_build_object(
-                'data', config -> 'data',
-                'init', jsonb_build_object('kind', config -> 'init' -> 'kind'),
-                'model', jsonb_build_object('vocab_size', config -> 'model' -> 'vocab_size')
-            )::text from runs where id = any(:run_ids)
+            select array_agg(id), jsonb_build_object(
+                'data', data, 'init', jsonb_build_object('kind', kind),
+                'model', jsonb_build_object('vocab_size', vocab_size)
+            )::text
+            from (
+                select id, config -> 'data' as data, config -> 'init' -> 'kind' as kind,
+                    config -> 'model' -> 'vocab_size' as vocab_size
+                from runs where id = any(:run_ids)
+            ) each group by data, kind, vocab_size
             """
         ),
         {"run_ids": list(run_ids)},
     ).all()
-    read = {said: json.loads(said) for said in {said for _, said in rows}}
-    return {run_id: read[said] for run_id, said in rows}
+    found: dict[int, dict[str, Any]] = {}
+    for ids, said in rows:
+        found |= dict.fromkeys(ids, json.loads(said))
+    return found
 
 
 def count_by_status(
