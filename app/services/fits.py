@@ -27,7 +27,7 @@ AUTO = "auto"
 MAX_POINTS = 100_000
 MAX_DRAWS = 10_000
 # Each draw is a fit to all points again: beyond so many, fewer draws answer while somebody waits.
-# 250 place the end of a 90% interval to about an eighth of a standard deviation.
+# 200 place the end of a 90% interval to about a seventh of a standard deviation.
 DRAWS, MANY_DRAWS, MANY_POINTS = 1000, 200, 5_000
 
 
