@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_files import FitFile, Json, four, read_fit, times
 from app.cli_inputs import READ
+from app.cli_options import FitFile, FitLevel, Json
 from app.cli_output import (
+    four,
     interval,
+    losses,
     new_table,
     note,
-    print_json,
     print_table,
     short,
+    tell,
+    times,
     warn,
     write_json,
 )
+from app.cli_points import read_fit
 from app.cli_shape import Family, family_of, numbers_of, step_time_of
 
 if TYPE_CHECKING:
@@ -102,9 +106,7 @@ def allocate(
     fix: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An input that is given.")
     ] = None,
-    level: Annotated[
-        float | None, typer.Option(help="Else the fit's.", min=0.01, max=0.999)
-    ] = None,
+    level: FitLevel = None,
     as_json: Json = False,
 ) -> None:
     """Spend a budget (or two: each holds): the model and tokens of least loss, with intervals.
@@ -260,10 +262,8 @@ def answer_of_flops(
         "sensitivity": sensitivity(problem),
         "more": more,
     }
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     best, around, valley = document["optimal"], document["intervals"], document["valley"]
     table = new_table(
@@ -287,8 +287,9 @@ def answer_of_flops(
     table.add_row(
         "D / N", short(best["tokens_per_parameter"]), interval(*ratio) if ratio else "-", "", ""
     )
-    loss = f"[{four(best['lower'])}, {four(best['upper'])}]"
-    table.add_row("loss of a run there", f"{best['loss']:.4f}", loss, "", "")
+    table.add_row(
+        "loss of a run there", four(best["loss"]), losses(best["lower"], best["upper"]), "", ""
+    )
     print_table(table)
     print_more(document["more"])
     print_sensitivity(document["sensitivity"])
@@ -316,8 +317,6 @@ def answer_of_time(
         asked["setup"] = Setup(batch_tokens=batches[0], gpus=gpus[0])
     found = allocate_shape(ShapeProblem(fit=fit, **asked))
     document = found.to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
     if config is not None:
         train = [{"name": path.name, "path": str(path.resolve())} for path in corpora]
         made = run_config(
@@ -326,8 +325,8 @@ def answer_of_time(
         write_json(config, made)
         document["config"] = made
         note(f"wrote {config}" + ("" if train else "; name its corpora in data.train"))
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     print_plan(found)
     print_more(document["more"])
@@ -368,8 +367,9 @@ def print_plan(found: "ShapeAllocation") -> None:
                 interval(*valley[name]) if name in valley else "",
             )
     table.add_row("D / N", short(best["tokens_per_parameter"]), "", "")
-    table.add_row("loss of a run there", f"{best['loss']:.4f}",
-                  f"[{four(best['lower'])}, {four(best['upper'])}]", "")  # fmt: skip
+    table.add_row(
+        "loss of a run there", four(best["loss"]), losses(best["lower"], best["upper"]), ""
+    )
     print_table(table)
     small = valley["smallest"]
     typer.echo(

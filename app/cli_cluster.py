@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_options import Json
 from app.cli_output import Refused, note, print_json
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ def slurm(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the script; submit nothing.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write and submit an array of workers: each trains what is queued in one Postgres."""
     from app.cli_operate import settings_or_refuse

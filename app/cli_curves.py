@@ -5,25 +5,29 @@ A schedule on the command line is JSON ('{"kind": "wsd", "steps": 50000, ...}') 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_files import Json, Level
 from app.cli_inputs import READ
+from app.cli_options import FitLevel, Json, Level
 from app.cli_output import (
     Refused,
+    four,
     interval,
+    losses,
     new_table,
     note,
     print_json,
     print_table,
     read_json,
     short,
+    tell,
     warn,
+    without_draws,
     write_json,
 )
 
@@ -56,7 +60,6 @@ SpecText = Annotated[
 Steps = Annotated[
     str | None, typer.Option(metavar="1000,2000", help="Steps to predict; else the last.")
 ]
-OptionalLevel = Annotated[float | None, typer.Option(help="Else the fit's.", min=0.01, max=0.999)]
 Out = Annotated[Path | None, typer.Option(help="Write the fit here, with its draws.")]
 
 
@@ -101,14 +104,6 @@ def _read(path: Path | None) -> Mapping[str, Any]:
     from app.importers.loss_curves import read_schedules
 
     return {} if path is None else read_schedules(path)
-
-
-def without_draws(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document less its draws, and less those of what it is made of."""
-    out = {k: v for k, v in document.items() if k != "draws"}
-    if "members" in out:
-        out["members"] = [without_draws(one) for one in out["members"]]
-    return out
 
 
 def read_curve_fit(path: Path) -> "CurveFit":
@@ -160,10 +155,8 @@ def fit_command(
             note(f"{name}: off by {score:.2%} on curves that were left out")
     else:
         found = fit_curves(law, curves, **options)
-    document = found.to_dict()
-    _say(document, out)
+    tell(found.to_dict(), as_json, out)
     if as_json:
-        print_json(without_draws(document))
         return
     table = new_table(f"{found.law}\n{found.status}: {found.message}", "parameter", "value",
                       f"{level:.0%} interval")  # fmt: skip
@@ -181,21 +174,13 @@ def fit_command(
     )
 
 
-def _say(document: Mapping[str, Any], out: Path | None) -> None:
-    if out is not None:
-        write_json(out, document)
-        note(f"wrote {out}")
-    for one in document.get("warnings", ()):
-        warn(one["code"], one["message"])
-
-
 @curve.command("predict")
 def predict_command(
     file: Fitted,
     schedule: SpecText,
     steps: Steps = None,
     size: Annotated[float | None, typer.Option(help="N, for the laws that read it.")] = None,
-    level: OptionalLevel = None,
+    level: FitLevel = None,
     as_json: Json = False,
 ) -> None:
     """Predict the loss of a run with a schedule, with its interval and reach."""
@@ -210,18 +195,14 @@ def _reach(times: Mapping[str, float]) -> str:
 
 
 def _print_curve(document: Mapping[str, Any], title: str, as_json: bool) -> None:
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     caption = "reach beyond the fitted curves: " + _reach(document["reach"])
     ends = f"{document['level']:.0%} interval"
     table = new_table(title, "step", "loss", ends, caption=caption)
     for row in document["curve"]:
-        table.add_row(
-            str(row["step"]), f"{row['loss']:.4f}", f"[{row['lower']:.4f}, {row['upper']:.4f}]"
-        )
+        table.add_row(str(row["step"]), four(row["loss"]), losses(row["lower"], row["upper"]))
     print_table(table)
 
 
@@ -238,7 +219,7 @@ def rank_command(
     peak_lr: Annotated[float | None, typer.Option(help="With --steps: it is not chosen.")] = None,
     warmup_steps: Annotated[int, typer.Option(help="With --steps.", min=0)] = 0,
     size: Annotated[float | None, typer.Option(help="N, for the laws that read it.")] = None,
-    level: OptionalLevel = None,
+    level: FitLevel = None,
     as_json: Json = False,
 ) -> None:
     """Rank schedules of one peak rate, or search a small family for the best."""
@@ -265,16 +246,14 @@ def rank_command(
                 raise typer.BadParameter(f"{text!r} is not NAME=JSON", param_hint="--schedule")
             named[name] = schedule_of(spec)
         ranking = document = rank_schedules(found, named, level, size).to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     table = new_table(f"Schedules by {' and '.join(ranking['by'])}", "schedule", "loss",
                       f"{ranking['level']:.0%} interval", "behind", "tied")  # fmt: skip
     for row in ranking["ranked"]:
         table.add_row(
-            row["name"], f"{row['loss']:.4f}", f"[{row['lower']:.4f}, {row['upper']:.4f}]",
+            row["name"], four(row["loss"]), losses(row["lower"], row["upper"]),
             f"{row['behind']:.4f}", "yes" if row["tied"] else "",
         )  # fmt: skip
     print_table(table)
@@ -293,7 +272,7 @@ def forecast_command(
     ] = None,
     margin: Annotated[float, typer.Option(help="With --incumbent: by how much.", min=0)] = 0.0,
     size: Annotated[float | None, typer.Option(help="N, for the laws that read it.")] = None,
-    level: OptionalLevel = None,
+    level: FitLevel = None,
     as_json: Json = False,
 ) -> None:
     """Forecast the end of a run under way from the law of completed runs."""
@@ -310,14 +289,12 @@ def forecast_command(
     document = said.to_dict()
     if incumbent is not None:
         document["advice"] = advise(said, incumbent, margin=margin).to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     typer.echo(
         f"at step {said.step} of {said.last_step}: final loss {said.final:.4f} "
-        f"[{said.lower:.4f}, {said.upper:.4f}] at {said.level:.0%}; beyond the fitted curves: "
+        f"{losses(said.lower, said.upper)} at {said.level:.0%}; beyond the fitted curves: "
         + _reach(said.reach)
     )
     if incumbent is not None:
@@ -440,7 +417,7 @@ def cpt_predict(
     schedule: SpecText,
     replay_ratio: Annotated[float, typer.Option(help="Share of old data.", min=0, max=0.999)] = 0.0,
     steps: Steps = None,
-    level: OptionalLevel = None,
+    level: FitLevel = None,
     as_json: Json = False,
 ) -> None:
     """Predict both losses of a continual run, and whether the general one comes back."""
@@ -515,10 +492,8 @@ def cpt_plan(
         warmup_steps=warmup_steps, decay=decay, most_general_rise=most_general_rise, level=level,
     )  # fmt: skip
     document = found.to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     best, ends = document["best"], document["chosen_interval"]
     table = new_table(
@@ -530,11 +505,7 @@ def cpt_plan(
             name.replace("_", " "), short(best[name]), interval(*ends.get(name, (None, None)))
         )
     for name in ("general", "domain"):
-        table.add_row(f"{name} loss", f"{best[name + '_loss']:.4f}",
-                      _four(document[name + "_interval"]))  # fmt: skip
+        table.add_row(f"{name} loss", four(best[name + "_loss"]),
+                      losses(*document[name + "_interval"]))  # fmt: skip
     print_table(table)
     typer.echo(f"  reach beyond the fitted curves: {_reach(document['reach']['general'])}")
-
-
-def _four(ends: Sequence[float]) -> str:
-    return f"[{ends[0]:.4f}, {ends[1]:.4f}]"

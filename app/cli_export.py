@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli_operate import migrated_engine, need, settings_or_refuse
+from app.cli_options import Json
 from app.cli_output import Refused, note, print_json
 
 export = typer.Typer(no_args_is_help=True, help="Out of the database: curves.")
@@ -16,9 +17,7 @@ def export_curves(
     project: Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id.")],
     out: Annotated[Path, typer.Option(help="Folder of the files; made if missing.")],
     form: Annotated[str, typer.Option("--format", help="parquet.")] = "parquet",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Every stored point of a project's runs: a file a run, in bounded memory."""
     if form != "parquet":

@@ -1,9 +1,9 @@
-"""Commands on plain files: laws, fit, predict, compare, openapi; time and budgets are in cli_time.
+"""Commands on plain files: laws, fit, predict, compare, openapi.
 
 No server, no database, and no import that is not needed: `laws` costs numpy, `fit` scipy as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,18 +11,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_inputs import READ
+from app.cli_options import (
+    Column,
+    DColumn,
+    FitFile,
+    FitLevel,
+    FlopsConvention,
+    Json,
+    Level,
+    LossColumn,
+    LossUnit,
+    NColumn,
+    NConvention,
+    RunColumn,
+    RunsFile,
+    columns_of,
+    law_or_usage,
+    parse_points,
+)
 from app.cli_output import (
     Refused,
     interval,
+    losses,
     new_table,
     note,
     print_json,
     print_table,
-    read_json,
     short,
-    warn,
-    write_json,
+    tell,
+    times,
 )
+from app.cli_points import column_in, inputs_in, read_fit, read_points, runs_of
 
 if TYPE_CHECKING:
     from fitting import Fit, Law, Objective, Runs
@@ -40,71 +59,6 @@ class ObjectiveKind(StrEnum):
     huber_raw = "huber-raw"
     lad_log = "lad-log"
     one_sided_log = "one-sided-log"
-
-
-class NConvention(StrEnum):
-    total = "total"
-    non_embedding = "non_embedding"
-    blocks = "blocks"
-    blocks_and_head = "blocks_and_head"
-
-
-class FlopsConvention(StrEnum):
-    exact = "exact"
-    six_nd = "6ND"
-    palm = "palm"
-
-
-class LossUnit(StrEnum):
-    nats_per_token = "nats/token"
-    nats_per_byte = "nats/byte"
-    bits_per_byte = "bits/byte"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Level = Annotated[
-    float,
-    typer.Option(help="Probability of the intervals.", min=0.01, max=0.999),
-]
-FitFile = Annotated[Path, typer.Argument(metavar="FIT.json", **READ, help="From fit --out.")]
-RunsFile = Annotated[
-    Path,
-    typer.Argument(metavar="RUNS.csv", **READ, help="CSV or JSONL, one row a run."),
-]
-Column = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FIELD=NAME", help="Which column holds a field, e.g. U=unique_tokens."),
-]
-NColumn = Annotated[str | None, typer.Option(help="Column of N; else N, params, ...")]
-DColumn = Annotated[str | None, typer.Option(help="Column of D; else D, tokens, ...")]
-LossColumn = Annotated[
-    str | None, typer.Option(help="Column of the loss; else loss, val_loss, ...")
-]
-RunColumn = Annotated[
-    str | None, typer.Option(help="Column of the run's name; else run, name, ...")
-]
-
-
-def columns_of(pairs: Sequence[str] | None, **named: str | None) -> dict[str, str]:
-    """["U=unique"], N="params" -> {"U": "unique", "N": "params"}; wrong usage if there is no =."""
-    found = {field: column for field, column in named.items() if column is not None}
-    for pair in pairs or ():
-        field, equals, column = pair.partition("=")
-        if not (field and equals and column):
-            raise typer.BadParameter(f"{pair!r} is not FIELD=NAME", param_hint="--column")
-        found[field] = column
-    return found
-
-
-def law_or_usage(name: str) -> "Law":
-    """The law of that name; wrong usage, with the names that there are, if there is none."""
-    from fitting import LAWS
-
-    if name not in LAWS:
-        raise typer.BadParameter(
-            f"there is no law {name!r}; there are {', '.join(LAWS)}", param_hint="LAW"
-        )
-    return LAWS[name]
 
 
 def laws(as_json: Json = False) -> None:
@@ -211,76 +165,9 @@ def fit(
         by_budget=by_budget,
     )
     document = found.to_dict()
-    if out is not None:
-        write_json(out, document)
-        note(f"wrote {out}")
-    for one in document.get("warnings", ()):
-        warn(one["code"], one["message"])
-    if as_json:
-        print_json({key: value for key, value in document.items() if key != "draws"})
-    else:
+    tell(document, as_json, out)
+    if not as_json:
         print_fit(found, document, runs)
-
-
-def runs_of(
-    law: "Law | Sequence[str]",
-    file: Path,
-    columns: Mapping[str, str],
-    options: Mapping[str, str | None],
-    drop_highest: int = 0,
-    *,
-    quiet: bool = False,
-) -> "Runs":
-    """The points of a file for a law, or with the inputs that are named; `drop_highest` masks
-    that many of the largest losses. A C without a column is taken from N and D (and the FLOPs, if
-    the file has them), or from the FLOPs alone. What is strange about the file is said, or not
-    (`quiet`)."""
-    from app.importers import read, to_runs
-
-    names = list(law if isinstance(law, Sequence) else law.input_names)
-    columns = dict(columns)
-    if derived := "C" in names and column_in(file, "C", columns) is None:
-        flops = column_in(file, "flops", columns)
-        if all(column_in(file, name, columns) for name in ("N", "D")):
-            names = list(dict.fromkeys(["N", "D", *(name for name in names if name != "C")]))
-        elif flops is not None:
-            columns["C"] = flops
-    measured = read(
-        file,
-        kind="points",
-        inputs=names,
-        columns=columns,
-        **{name: value for name, value in options.items() if value is not None},
-    )
-    for sentence in () if quiet else measured.warnings:
-        warn("file", sentence)
-    runs = to_runs(measured)
-    if derived:
-        runs = runs.with_compute()
-    if not drop_highest:
-        return runs
-    if drop_highest >= runs.n_used:
-        raise Refused(
-            f"--drop-highest {drop_highest} leaves none of the {runs.n_used} points.", "Drop fewer."
-        )
-    import numpy as np
-
-    from fitting import Runs
-
-    left = np.flatnonzero(runs.used)
-    highest = left[np.argsort(runs.loss[left], kind="stable")[-drop_highest:]]
-    return Runs(
-        runs.inputs,
-        runs.loss,
-        run=runs.group,
-        weights=runs.weights,
-        masked=runs.masked
-        | {int(row): f"one of the {drop_highest} highest losses" for row in highest},
-        n_convention=runs.n_convention,
-        flops_convention=runs.flops_convention,
-        loss_unit=runs.loss_unit,
-        flops=runs.flops,
-    )
 
 
 def compare(
@@ -359,24 +246,6 @@ def compared(
     return (choose if to_choose else judge)(runs, laws, objective=objective, seed=seed)
 
 
-def inputs_in(file: Path, columns: Mapping[str, str]) -> list[str]:
-    """The inputs, of all laws, that the file has a column for."""
-    from fitting import LAWS
-
-    every = dict.fromkeys(name for law in LAWS.values() for name in law.input_names)
-    return [name for name in every if column_in(file, name, columns) is not None]
-
-
-def column_in(file: Path, field: str, columns: Mapping[str, str]) -> str | None:
-    """The column of the file that holds a field, if there is one."""
-    from app.importers import csv, format_of, jsonl, opened
-    from app.importers.columns import find_column
-
-    with opened(file) as stream:
-        table = (csv if format_of(str(file)) == "csv" else jsonl).read(stream)
-        return find_column(field, table.header, columns, header_row=table.header_row)
-
-
 def print_fit(found: "Fit", document: Mapping[str, Any], runs: "Runs") -> None:
     """The parameters with their intervals, how the fit went, and what the data cover."""
     from fitting import get_law
@@ -422,9 +291,7 @@ def predict(
     point: Annotated[
         list[str] | None, typer.Option(metavar="N=..,D=..", help="A point on the command line.")
     ] = None,
-    level: Annotated[
-        float | None, typer.Option(help="Else the fit's.", min=0.01, max=0.999)
-    ] = None,
+    level: FitLevel = None,
     column: Column = None,
     as_json: Json = False,
 ) -> None:
@@ -436,10 +303,8 @@ def predict(
     inputs = read_points(at, law, columns_of(column)) if at else parse_points(point or [], law)
     prediction = found.predict(inputs, **({} if level is None else {"level": level}))
     document = prediction.to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     used = document["level"]
     names = law.input_names
@@ -455,63 +320,10 @@ def predict(
         table.add_row(
             *(short(one["inputs"][name]) for name in names),
             f"{one['loss']:.4f}",
-            f"[{four(one['lower'])}, {four(one['upper'])}]",
+            losses(one["lower"], one["upper"]),
             *(times(one["reach"].get(name)) for name in names),
         )
     print_table(table)
-
-
-def read_fit(path: Path) -> "Fit":
-    """A fit from the file that `fit --out` wrote."""
-    import fitting
-
-    return fitting.Fit.from_dict(read_json(path, "a fit"))
-
-
-def read_points(path: Path, law: "Law", columns: Mapping[str, str]) -> dict[str, list[float]]:
-    """The law's inputs from a CSV or JSONL; the loss need not be there."""
-    from app.importers import cells, csv, format_of, jsonl, opened
-    from app.importers.columns import need_column
-
-    with opened(path) as stream:
-        table = (csv if format_of(str(path)) == "csv" else jsonl).read(stream)
-        names = {
-            name: need_column(name, table.header, columns, header_row=table.header_row)
-            for name in law.input_names
-        }
-        points: dict[str, list[float]] = {name: [] for name in names}
-        for row, record in table.rows:
-            for one in law.inputs:
-                read = cells.positive if one.positive else cells.number
-                points[one.name].append(read(record.get(names[one.name]), row, names[one.name]))
-    if not points[law.input_names[0]]:
-        raise Refused(f"{path} has no points.", f"Give a row a point: {','.join(names)}.")
-    return points
-
-
-def parse_points(texts: Sequence[str], law: "Law") -> dict[str, list[float]]:
-    """["N=7e10,D=1.4e12"] -> {"N": [7e10], "D": [1.4e12]}; anything else is wrong usage."""
-    points: dict[str, list[float]] = {name: [] for name in law.input_names}
-    for text in texts:
-        try:
-            pairs = [part.partition("=") for part in text.split(",")]
-            given = {name.strip(): float(value) for name, _, value in pairs}
-        except ValueError:
-            pairs, given = [], {}
-        if set(given) != set(points) or len(pairs) != len(given):
-            example = ",".join(f"{one.name}={one.typical[1]:g}" for one in law.inputs)
-            raise typer.BadParameter(f"{text!r} is not like {example}", param_hint="--point")
-        for name, value in given.items():
-            points[name].append(value)
-    return points
-
-
-def four(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value:.4f}"
-
-
-def times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}x"
 
 
 def openapi() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_files import (
+from app.cli_options import (
     Column,
     DColumn,
     Json,
@@ -15,9 +15,9 @@ from app.cli_files import (
     RunsFile,
     columns_of,
     law_or_usage,
-    runs_of,
 )
-from app.cli_output import new_table, note, print_json, print_table, short, warn
+from app.cli_output import new_table, note, print_table, short, tell
+from app.cli_points import runs_of
 
 if TYPE_CHECKING:
     from fitting import Fit, Law, Runs
@@ -62,11 +62,8 @@ def isoflop(
             param_hint="--law",
         )
     document = approaches(asked, runs_of(("N", "D"), file, chosen, {}, drop_highest), at, seed)
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
-    if as_json:
-        print_json(document)
-    else:
+    tell(document, as_json)
+    if not as_json:
         print_approaches(document)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_files import (
+from app.cli_inputs import READ
+from app.cli_options import (
     FitFile,
     Json,
     Level,
@@ -18,22 +19,24 @@ from app.cli_files import (
     NConvention,
     columns_of,
     parse_points,
-    read_fit,
-    runs_of,
 )
-from app.cli_inputs import READ
 from app.cli_output import (
     Refused,
     interval,
+    losses,
     new_table,
     note,
     print_json,
     print_table,
     read_json,
     short,
+    tell,
+    times,
     warn,
+    without_draws,
     write_json,
 )
+from app.cli_points import read_columns, read_fit, runs_of
 
 if TYPE_CHECKING:
     from fitting import Prediction, Runs
@@ -188,8 +191,7 @@ def link_fit(
         level=level,
         seed=seed,
     )
-    document = found.to_dict()
-    _finish(document, out, as_json)
+    tell(found.to_dict(), as_json, out)
     if not as_json:
         _print_link(found)
 
@@ -221,10 +223,8 @@ def link_predict(
         found, source_loss, predicted, (source_lower, source_upper), fit, point, flops, level
     )
     document = answer.to_dict()
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
+    tell(document, as_json)
     if as_json:
-        print_json(document)
         return
     table = new_table(
         f"{answer.names[1]} from {answer.names[0]} ({answer.source} source loss)",
@@ -240,8 +240,8 @@ def link_predict(
         table.add_row(
             f"{one['source_loss']:.4f}",
             f"{one['loss']:.4f}",
-            f"[{one['lower']:.4f}, {one['upper']:.4f}]",
-            f"{one['reach']['compute']:.3g}x",
+            losses(one["lower"], one["upper"]),
+            times(one["reach"]["compute"]),
             *(f"{part[i]:.0%}" for part in shares.values()),
         )
     print_table(table)
@@ -274,20 +274,15 @@ def link_translate(
         note(f"wrote {out}")
     if as_json:
         if document["fit"] is not None:
-            document["fit"] = {k: v for k, v in document["fit"].items() if k != "draws"}
+            document["fit"] = without_draws(document["fit"])
         print_json(document)
         return
-    table = new_table(
+    _print_params(
         f"{document['title']}\n{document['source']} -> {document['target']} ({document['form']})",
-        "parameter",
-        "value",
-        f"{made.fit.level:.0%} interval",
+        document["params"],
+        document["intervals"],
+        made.fit.level,
     )
-    for name, value in document["params"].items():
-        table.add_row(
-            name, f"{value:.6g}", interval(*document["intervals"].get(name, (None, None)))
-        )
-    print_table(table)
 
 
 @link.command("plan")
@@ -379,7 +374,7 @@ def task_fit(
     chosen = columns_of(
         column, loss=loss_column, accuracy=error_column or accuracy_column, run=run_column
     )
-    table = _columns(points, ("loss", "accuracy"), chosen, label="run" if run_column else None)
+    table = read_columns(points, ("loss", "accuracy"), chosen, label="run" if run_column else None)
     accuracy = table["accuracy"]
     found = fit_task(
         table["loss"],
@@ -394,19 +389,14 @@ def task_fit(
         seed=seed,
     )
     document = found.to_dict()
-    _finish(document, out, as_json)
-    if as_json:
-        return
-    shown = new_table(
-        f"{found.curve.title}: grade {found.grade}, R2 {found.r2:.4f}, {found.n_points} points",
-        "parameter",
-        "value",
-        f"{found.level:.0%} interval",
-    )
-    for name, value in found.params.items():
-        low, high = document["intervals"].get(name, (None, None))
-        shown.add_row(name, f"{value:.6g}", interval(low, high))
-    print_table(shown)
+    tell(document, as_json, out)
+    if not as_json:
+        _print_params(
+            f"{found.curve.title}: grade {found.grade}, R2 {found.r2:.4f}, {found.n_points} points",
+            found.params,
+            document["intervals"],
+            found.level,
+        )
 
 
 @task.command("predict")
@@ -457,12 +447,9 @@ def task_predict(
         ends = None if lower is None or upper is None else (lower, upper)
         answer = found.predict(loss or [], interval=ends, level=chosen)
     document = answer.to_dict()
-    for said in document["warnings"]:
-        warn(said["code"], said["message"])
-    if as_json:
-        print_json(document)
-        return
-    _print_task(found, document)
+    tell(document, as_json)
+    if not as_json:
+        _print_task(found, document)
 
 
 def _through(
@@ -502,30 +489,10 @@ def _runs(
     return runs_of(("N", "D"), file, columns_of(column, loss=loss), options)
 
 
-def _columns(
-    file: Path, fields: Sequence[str], chosen: Mapping[str, str], label: str | None = None
-) -> dict[str, list[Any]]:
-    """{field: values} of a CSV or JSONL: numbers, and words for the one called `label`."""
-    from app.importers import cells, csv, format_of, jsonl, opened
-    from app.importers.columns import need_column
-
-    with opened(file) as stream:
-        table = (csv if format_of(str(file)) == "csv" else jsonl).read(stream)
-        wanted = [*fields, *([label] if label else [])]
-        names = {
-            field: need_column(field, table.header, chosen, header_row=table.header_row)
-            for field in wanted
-        }
-        found: dict[str, list[Any]] = {field: [] for field in wanted}
-        for row, record in table.rows:
-            for field, name in names.items():
-                cell = record.get(name)
-                found[field].append(str(cell) if field == label else cells.number(cell, row, name))
-    return found
-
-
 def _labels(file: Path, column: str) -> list[str]:
-    return [str(one) for one in _columns(file, (), {"mixture": column}, label="mixture")["mixture"]]
+    return [
+        str(one) for one in read_columns(file, (), {"mixture": column}, label="mixture")["mixture"]
+    ]
 
 
 def _named(pairs: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
@@ -557,29 +524,23 @@ def _two_numbers(text: str | None, option: str) -> tuple[float, float] | None:
         raise typer.BadParameter(f"{text!r} is not two numbers", param_hint=option) from None
 
 
-def _finish(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
-    """Write, warn, and print the document without its draws."""
-    if out is not None:
-        write_json(out, document)
-        note(f"wrote {out}")
-    for one in document["warnings"]:
-        warn(one["code"], one["message"])
-    if as_json:
-        print_json({key: value for key, value in document.items() if key != "draws"})
+def _print_params(
+    title: str, params: Mapping[str, float], intervals: Mapping[str, Any], level: float
+) -> None:
+    table = new_table(title, "parameter", "value", f"{level:.0%} interval")
+    for name, value in params.items():
+        table.add_row(name, f"{value:.6g}", interval(*intervals.get(name, (None, None))))
+    print_table(table)
 
 
 def _print_link(found: "Link") -> None:
-    intervals = found.intervals()
-    table = new_table(
+    _print_params(
         f"{found.names[0]} -> {found.names[1]}: {found.kind}, {found.method}\n"
         f"{found.status}: {found.message}",
-        "parameter",
-        "value",
-        f"{found.level:.0%} interval",
+        found.params,
+        found.intervals(),
+        found.level,
     )
-    for name, value in found.params.items():
-        table.add_row(name, f"{value:.6g}", interval(*intervals.get(name, (None, None))))
-    print_table(table)
     if found.backtest:
         origins = new_table(
             "Backtests: fitted to the smaller pairs, judged on the larger ones",
@@ -615,7 +576,7 @@ def _print_task(found: "TaskFit", document: Mapping[str, Any]) -> None:
         table.add_row(
             f"{one['loss']:.4f}",
             f"{one['accuracy']:.4f}" + (" (at chance)" if one["below_threshold"] else ""),
-            f"[{one['lower']:.4f}, {one['upper']:.4f}]",
+            losses(one["lower"], one["upper"]),
             f"{one['reach']:.2f}",
         )
     print_table(table)

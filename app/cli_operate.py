@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from app.cli_options import Json
 from app.cli_output import Refused, new_table, note, print_json, print_table
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from app.settings import Settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def settings_or_refuse(**changes: Any) -> "Settings":

@@ -92,6 +92,26 @@ def warn(code: str, message: str) -> None:
     print(f"warning ({code}): {message}", file=sys.stderr, flush=True)
 
 
+def tell(document: Mapping[str, Any], as_json: bool, out: Path | None = None) -> None:
+    """A command's answer: in the file `out` whole, its warnings on stderr, and with --json on
+    stdout without its draws."""
+    if out is not None:
+        write_json(out, document)
+        note(f"wrote {out}")
+    for one in document.get("warnings", ()):
+        warn(one["code"], one["message"])
+    if as_json:
+        print_json(without_draws(document))
+
+
+def without_draws(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document less its draws, and less those of what it is made of."""
+    out = {k: v for k, v in document.items() if k != "draws"}
+    if "members" in out:
+        out["members"] = [without_draws(one) for one in out["members"]]
+    return out
+
+
 def print_table(table: "Table") -> None:
     from rich.console import Console
 
@@ -125,6 +145,21 @@ def interval(low: float | None, high: float | None) -> str:
     """None: open on that side."""
     ends = ("open" if end is None else short(end) for end in (low, high))
     return f"[{', '.join(ends)}]"
+
+
+def four(value: float | None) -> str:
+    """A loss for a table: four decimals."""
+    return "unbounded" if value is None else f"{value:.4f}"
+
+
+def losses(low: float | None, high: float | None) -> str:
+    """An interval of losses."""
+    return f"[{four(low)}, {four(high)}]"
+
+
+def times(value: float | None) -> str:
+    """A reach for a table: so many times beyond the data."""
+    return "-" if value is None else f"{value:.3g}x"
 
 
 def refusal(error: Exception) -> dict[str, Any] | None:

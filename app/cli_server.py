@@ -7,16 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli_inputs import READ
+from app.cli_options import Json, Server, columns_of
 from app.cli_output import new_table, note, print_json, print_table, read_json, short
 
 if TYPE_CHECKING:
     from app.cli_client import Client
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Server = Annotated[
-    str | None,
-    typer.Option(help="The server's URL; SCALEWRIGHT_SERVER, else the settings' host and port."),
-]
 
 
 def client(server: str | None) -> "Client":
@@ -46,8 +41,6 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Import runs from a file: refused whole, with the row and the remedy, or stored whole."""
-    from app.cli_files import columns_of
-
     form: dict[str, Any] = {
         "project": project,
         "name": name or file.name,

@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_files import Column, Json, columns_of, four, read_fit
 from app.cli_inputs import READ
+from app.cli_options import Column, Json, Server, columns_of
 from app.cli_output import (
     Refused,
+    losses,
     new_table,
     note,
     print_json,
     print_table,
     short,
+    tell,
     warn,
-    write_json,
 )
-from app.cli_server import Server
+from app.cli_points import read_fit
 from app.cli_shape import Family, family_of, step_time_of
 
 if TYPE_CHECKING:
@@ -71,13 +72,8 @@ def calibrate(
             corpora.build("calibration", [text], folder)
             corpus = Path(folder) / "calibration"
         done = calibrating.calibrate(plan, corpus, progress=note)
-    document = done.to_dict()
-    if out is not None:
-        write_json(out, document)
-        note(f"wrote {out}")
-    if as_json:
-        print_json(document)
-    else:
+    tell(done.to_dict(), as_json, out)
+    if not as_json:
         print_step_time(done.step_time)
 
 
@@ -149,13 +145,8 @@ def fit(
 
     rows = read_steps(file, columns_of(column), family, batch_tokens, gpus, attention, causal)
     found = fit_step_time(rows, features=feature or FEATURES, hardware=hardware)
-    document = found.to_dict() | {"measurements": [row.to_dict() for row in rows]}
-    if out is not None:
-        write_json(out, document)
-        note(f"wrote {out}")
-    if as_json:
-        print_json(document)
-    else:
+    tell(found.to_dict() | {"measurements": [row.to_dict() for row in rows]}, as_json, out)
+    if not as_json:
         print_step_time(found)
 
 
@@ -169,7 +160,7 @@ def read_steps(
     causal: bool,
 ) -> "list[Measurement]":
     """The measured steps of a file; what it does not say of a shape is the family's."""
-    from app.importers import cells, csv, format_of, jsonl, opened
+    from app.importers import cells, opened_table
     from fitting.costs import Measurement, Setup
 
     base = family_of(family, needed=True)
@@ -181,8 +172,7 @@ def read_steps(
         "attention": ("attention",), "checkpointing": ("checkpointing",), "group": ("group",),
     }  # fmt: skip
     out: list[Measurement] = []
-    with opened(path) as stream:
-        table = (csv if format_of(str(path)) == "csv" else jsonl).read(stream)
+    with opened_table(path) as table:
         where = {
             name: columns.get(name) or next((c for c in names if c in table.header), None)
             for name, names in usual.items()
@@ -347,7 +337,7 @@ def predict(
         run = document["run"]
         typer.echo(
             f"  {gpu_hours:g} GPU-hours: {run['D']:.4g} tokens, loss {run['loss']:.4f} "
-            f"[{four(run['lower'])}, {four(run['upper'])}]"
+            f"{losses(run['lower'], run['upper'])}"
         )
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "MeasuredPoint",
     "format_of",
     "opened",
+    "opened_table",
     "read",
     "read_rows",
     "read_runs",
@@ -73,17 +74,7 @@ def read(
     also: further inputs of laws, read where every row has them (`points.read`).
     Raises ServiceError (kind "invalid" or "too_large") on the first thing that is wrong.
     """
-    if format is None:
-        format = format_of(str(source)) if isinstance(source, str | Path) else "csv"
-    if format not in FORMATS:
-        raise ServiceError(
-            "invalid",
-            f"{format!r} is no format.",
-            f"Use one of {', '.join(FORMATS)}.",
-            value=format,
-        )
-    with opened(source) as stream:
-        table = csv.read(stream) if format == "csv" else jsonl.read(stream)
+    with opened_table(source, format) as table:
         return _read_table(
             table, kind, inputs, also, columns, n_convention, flops_convention, loss_unit
         )
@@ -186,6 +177,25 @@ def _kind_of(table: Table, inputs: Sequence[str], columns: Mapping[str, str]) ->
     if all(has(name) for name in inputs):
         return "points"
     return "curves" if has("step") else "points"
+
+
+@contextmanager
+def opened_table(source: str | Path | BinaryIO, format: str | None = None) -> Iterator[Table]:
+    """The table in a file or a stream; without a format, the one that a path's name says, or csv.
+
+    Its rows are read as they are asked for, so inside the `with`.
+    """
+    if format is None:
+        format = format_of(str(source)) if isinstance(source, str | Path) else "csv"
+    if format not in FORMATS:
+        raise ServiceError(
+            "invalid",
+            f"{format!r} is no format.",
+            f"Use one of {', '.join(FORMATS)}.",
+            value=format,
+        )
+    with opened(source) as stream:
+        yield csv.read(stream) if format == "csv" else jsonl.read(stream)
 
 
 @contextmanager

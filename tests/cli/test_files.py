@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fitting
-from app.cli_files import FlopsConvention, LossUnit, NConvention, ObjectiveKind, compared
+from app.cli_files import ObjectiveKind, compared
+from app.cli_options import FlopsConvention, LossUnit, NConvention
 from fitting import LAWS
 from fitting.objective import KINDS
 from fitting.runs import FLOPS_CONVENTIONS, LOSS_UNITS, N_CONVENTIONS
