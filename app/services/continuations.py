@@ -11,9 +11,16 @@ stored that checkpoint the run is `planned`.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.services import sweep_plan
 from app.services.errors import ServiceError
-from app.services.sweep_plan import PlannedRun
+from app.services.run_config import (
+    RESUME_EVERY_STEPS,
+    cooldown_fraction,
+    cooldown_steps,
+    model_shape,
+    run_schedule,
+    steps_for,
+)
+from app.services.sweep_plan import PlannedRun, must_be_reached
 from app.storage.runs import Run
 
 KINDS = ("continual", "branch")
@@ -39,7 +46,6 @@ def plan_branch(
             column="parent",
             value=parent.id,
         )
-    cooldown = {"schedule": {"cooldown_fraction": _cooldown_fraction(spec)}}
     steps = _steps(spec, config)
     if steps is None:
         if spec.get("parent_step") is None:
@@ -48,8 +54,8 @@ def plan_branch(
                 "How long the run is was not said.",
                 "Give steps or budget_flops of the whole run.",
             )
-        steps = round(spec["parent_step"] / (1 - _cooldown_fraction(spec)))
-    start = steps - sweep_plan.cooldown_steps(cooldown, steps)
+        steps = round(spec["parent_step"] / (1 - cooldown_fraction(spec)))
+    start = steps - cooldown_steps(spec, steps)
     schedule = {**trunk, "kind": "wsd", "steps": steps, "cooldown_steps": steps - start}
     if start > int(trunk["steps"]) or start <= int(trunk.get("warmup_steps", 0)):
         raise ServiceError(
@@ -73,7 +79,7 @@ def plan_branch(
             "Start from before it.",
         )
     changed = {"schedule": schedule, "init": None, "checkpoint": _resumable(config)}
-    return _planned(name, "branch", True, {**config, **changed}, parent_step, spec)
+    return _planned(name, "branch", {**config, **changed}, parent_step, spec)
 
 
 def plan_continual(
@@ -100,8 +106,6 @@ def plan_continual(
         raise _say(
             "momentum", f"There is no momentum {momentum!r}.", f"Use {' or '.join(MOMENTA)}."
         )
-    kind = str((spec.get("schedule") or {}).get("kind", "wsd"))
-    schedule = sweep_plan.run_schedule(spec, kind, steps)
     optimizer = dict(spec.get("optimizer") or config["optimizer"])
     if spec.get("lr") is not None:
         optimizer["lr"] = float(spec["lr"])
@@ -113,15 +117,14 @@ def plan_continual(
             "validation": _validation(spec, config["data"]["validation"], paths),
         },
         "optimizer": optimizer,
-        "schedule": schedule,
+        "schedule": run_schedule(spec, steps),
         "batch_tokens": int(spec.get("batch_tokens") or config["batch_tokens"]),
         # another order than the parent's: replayed text is not what it has just seen
         "seed": int(spec.get("seed", int(config.get("seed", 0)) + 1)),
         "checkpoint": _resumable(config),
         "init": {"kind": "continual", "momentum": momentum},
     }
-    cooled = kind != "constant"
-    return _planned(name, "continual", cooled, made, parent_step or parent.steps, spec)
+    return _planned(name, "continual", made, parent_step or parent.steps, spec)
 
 
 def blended(
@@ -197,47 +200,30 @@ def _steps(spec: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
         raise _say("budget_flops", "Both budget_flops and steps are given.", "Give one of them.")
     if steps is None and budget is not None:
         batch = int(spec.get("batch_tokens") or config["batch_tokens"])
-        return max(1, sweep_plan.steps_for(sweep_plan.model_shape(config["model"]), budget, batch))
+        return max(1, steps_for(model_shape(config["model"]), budget, batch))
     return None if steps is None else int(steps)
 
 
-def _cooldown_fraction(spec: Mapping[str, Any]) -> float:
-    return float((spec.get("schedule") or {}).get("cooldown_fraction", 0.2))
-
-
 def _resumable(config: Mapping[str, Any]) -> dict[str, Any]:
-    every = (config.get("checkpoint") or {}).get("every_steps", sweep_plan.RESUME_EVERY_STEPS)
+    every = (config.get("checkpoint") or {}).get("every_steps", RESUME_EVERY_STEPS)
     return {"every_steps": every, "branch_at_steps": [], "keep": 2}
 
 
 def _planned(
     name: str,
     kind: str,
-    cooled: bool,
     config: dict[str, Any],
     parent_step: int | None,
     spec: Mapping[str, Any],
 ) -> PlannedRun:
-    shape = sweep_plan.model_shape(config["model"])
     steps = int(config["schedule"]["steps"])
-    tokens = float(steps) * float(config["batch_tokens"])
     asked = (spec.get("evaluate") or {}).get("at_steps") or ()
-    sweep_plan.must_be_reached("evaluate.at_steps", asked, steps)
+    must_be_reached("evaluate.at_steps", asked, steps)
     evaluate = {**(config.get("evaluate") or {}), **(spec.get("evaluate") or {})}
     at_steps = {step for step in evaluate.get("at_steps", ()) if step < steps}
     config["evaluate"] = {**evaluate, "at_steps": [*sorted(at_steps), steps]}
-    return PlannedRun(
-        name=name,
-        kind=kind,
-        cooled=cooled,
-        config=config,
-        steps=steps,
-        new_steps=steps - (parent_step or 0) if kind == "branch" else steps,
-        tokens=tokens,
-        n={key: float(n) for key, n in sweep_plan.parameter_counts(shape).items()},
-        flops={key: f * tokens for key, f in sweep_plan.flops_per_token(shape).items()},
-        parent_step=parent_step,
-        budget_flops=spec.get("budget_flops"),
+    return PlannedRun.of(
+        name, kind, config, parent_step=parent_step, budget_flops=spec.get("budget_flops")
     )
 
 

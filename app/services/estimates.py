@@ -1,7 +1,7 @@
 """How long a plan takes: list scheduling on measured throughput. Pure.
 
 Throughput is what finished runs of this database reached, at the size nearest in ln N. With none,
-the reference below: one core of an x86-64 server, fp32 (docs/sweeps.md), so a guess elsewhere.
+the reference below: one core of an x86-64 server, fp32, so a guess elsewhere.
 """
 
 import heapq

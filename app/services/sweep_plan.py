@@ -2,7 +2,7 @@
 
 For each size one trunk at constant learning rate, and from it one branch for each budget that
 cools down to a finished run: with budgets x3.16 apart and a 20% cool-down this trains 25% fewer
-tokens than separate runs, and every further budget costs only its own part (docs/sweeps.md).
+tokens than separate runs, and every further budget costs only its own part.
 A cosine or linear schedule depends on its length, so there each size and budget is a run alone.
 
 A branch's budget counts all of its compute, the trunk's part too: FLOPs are those of the model
@@ -16,18 +16,26 @@ from typing import Any
 
 from app.services.errors import ServiceError
 from app.services.ladder import ladder
-from fitting import costs
+from app.services.run_config import (
+    MOST_STEPS,
+    cooldown_steps,
+    flops_per_token,
+    is_cooled,
+    model_shape,
+    parameter_counts,
+    run_schedule,
+    schedule_kind,
+    schedule_of,
+    steps_for,
+    trainer_config,
+    why_no_run,
+)
 
 SCHEDULES = ("wsd", "cosine", "linear", "step", "wsd-s")
-# DeepSeek LLM (arXiv 2401.02954): 31.6% of the peak after 8/10 of the steps, 10% after 9/10
-DROPS = ((0.8, 10**-0.5), (0.9, 0.1))
-PERIODS = (0.25, 0.5, 1.0)
-OPTIMIZERS = ("muon", "adamw")
 MAX_RUNS = 2000
-RESUME_EVERY_STEPS = 500
-# Below this many steps an initial transient is measured, not a power law (docs/sweeps.md).
+# Below this many steps an initial transient is measured, not a power law (a rule of thumb; what
+# the demo's sweep says of it: docs/demo-sweep.md).
 MIN_STEPS = 1000
-MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,37 @@ class PlannedRun:
     parent: str | None = None
     parent_step: int | None = None
     budget_flops: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        kind: str,
+        config: dict[str, Any],
+        *,
+        parent: str | None = None,
+        parent_step: int | None = None,
+        budget_flops: float | None = None,
+    ) -> "PlannedRun":
+        """What follows from the trainer's configuration. A branch counts its trunk's steps as its
+        own; any other child counts from 1."""
+        shape = model_shape(config["model"])
+        steps = int(config["schedule"]["steps"])
+        tokens = float(steps) * float(config["batch_tokens"])
+        return cls(
+            name=name,
+            kind=kind,
+            cooled=is_cooled(config["schedule"]),
+            config=config,
+            steps=steps,
+            new_steps=steps - (parent_step or 0) if kind == "branch" else steps,
+            tokens=tokens,
+            n={convention: float(n) for convention, n in parameter_counts(shape).items()},
+            flops={name: flops * tokens for name, flops in flops_per_token(shape).items()},
+            parent=parent,
+            parent_step=parent_step,
+            budget_flops=budget_flops,
+        )
 
     @property
     def new_flops(self) -> float:
@@ -90,9 +129,9 @@ def plan_sweep(
     """Every run of the sweep, or a ServiceError that names the field to correct.
 
     spec           the body of POST /v1/sweeps without project and name
-    paths          corpus name -> folder, for each corpus that the spec names
                    lrs: every size and budget at each of these peak rates, each a recipe of its own
                    repeat_seeds: the shortest run of each size again with these seeds
+    paths          corpus name -> folder, for each corpus that the spec names
     unique_tokens  corpus name -> training tokens in it; a run that reads more than one epoch of
                    what it draws from is planned with a warning
     """
@@ -108,9 +147,7 @@ def plan_sweep(
             f"are more than {MAX_RUNS} runs.",
             "Split the sweep.",
         )
-    kind = _schedule_kind(spec)
-    min_steps = int(spec.get("min_steps", MIN_STEPS))
-    max_steps = None if spec.get("max_steps") is None else int(spec["max_steps"])
+    _check_schedule_kind(spec, SCHEDULES)
     runs: list[PlannedRun] = []
     skipped: list[dict[str, Any]] = []
     for size in sizes:
@@ -118,18 +155,15 @@ def plan_sweep(
         cells: dict[int, float] = {}
         for budget in budgets:
             steps = steps_for(shape, budget, int(spec["batch_tokens"]))
-            reason = _why_not(steps, min_steps, spec, kind, cells)
-            if not reason and max_steps is not None and steps > max_steps:
-                reason = f"more than {max_steps} steps"
-            if reason:
+            if reason := _why_skipped(steps, spec, cells):
                 skipped.append(
                     {"size": dict(size), "budget_flops": budget, "steps": steps, "reason": reason}
                 )
             else:
                 cells[steps] = budget
         for suffix, recipe in rates.items() if cells else ():
-            runs += _runs_of_size(name + suffix, recipe, shape, cells, kind, paths)
-            runs += _repeats(name + suffix, recipe, shape, cells, kind, paths)
+            runs += _runs_of_size(name + suffix, recipe, shape, cells, paths)
+            runs += _repeats(name + suffix, recipe, shape, cells, paths)
     if not runs:
         raise ServiceError(
             "invalid",
@@ -154,7 +188,7 @@ def plan_run(
 ) -> PlannedRun:
     """One run by itself, trained from step 1 to its end with the spec's recipe."""
     shape = model_shape({**spec.get("model", {}), **size})
-    kind = _schedule_kind(spec, more=("constant",))
+    _check_schedule_kind(spec, (*SCHEDULES, "constant"))
     if (budget_flops is None) == (steps is None):
         raise ServiceError(
             "invalid", "Give budget_flops or steps, and not both.", "", column="budget_flops"
@@ -169,13 +203,14 @@ def plan_run(
                 "Lower the budget, or use a larger batch.",
                 column="budget_flops",
             )
-    schedule = run_schedule(spec, kind, steps)
-    cooled = kind != "constant"
+    schedule = run_schedule(spec, steps)
     branch_at = sorted({int(at) for at in spec.get("checkpoint_at_steps") or () if at <= steps})
-    return _run(
-        name, "single" if cooled else "trunk", cooled, spec, shape, schedule, paths, steps,
-        budget=budget_flops, branch_at=branch_at,
-    )  # fmt: skip
+    return PlannedRun.of(
+        name,
+        "single" if is_cooled(schedule) else "trunk",
+        trainer_config(spec, shape, schedule, paths, branch_at=branch_at),
+        budget_flops=budget_flops,
+    )
 
 
 def must_be_reached(column: str, at_steps: Sequence[int], last: int) -> None:
@@ -192,108 +227,44 @@ def must_be_reached(column: str, at_steps: Sequence[int], last: int) -> None:
         )
 
 
-def model_shape(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The trainer's `model` section with every default written out."""
-    mlp = model.get("mlp", "swiglu")
-    if mlp not in ("swiglu", "relu2"):
-        raise ServiceError(
-            "invalid",
-            f"model.mlp is {mlp!r}.",
-            "Use swiglu or relu2.",
-            column="model.mlp",
-            value=mlp,
-        )
-    shape = {
-        "d_model": _whole("d_model", model.get("d_model")),
-        "n_layers": _whole("n_layers", model.get("n_layers")),
-        "head_dim": _whole("head_dim", model.get("head_dim", 16)),
-        "vocab_size": _whole("vocab_size", model.get("vocab_size", 256)),
-        "seq_len": _whole("seq_len", model.get("seq_len", 256)),
-        "mlp": mlp,
-        "tied": bool(model.get("tied", False)),
-        "qk_norm": bool(model.get("qk_norm", True)),
-    }
-    d_ff = model.get("d_ff") or default_d_ff(shape["d_model"], mlp)
-    shape["d_ff"] = _whole("d_ff", d_ff)
-    if shape["d_model"] % shape["head_dim"] or shape["head_dim"] % 2:
-        raise ServiceError(
-            "invalid",
-            f"d_model {shape['d_model']} is not a multiple of an even head_dim "
-            f"({shape['head_dim']}).",
-            "Choose an even head_dim that divides every d_model.",
-            column="head_dim",
-            value=shape["head_dim"],
-        )
-    return shape
-
-
-def default_d_ff(d_model: int, mlp: str) -> int:
-    """8/3 of the width rounded up to a multiple of 16 for SwiGLU, 4 times it for ReLU^2: the
-    trainer's own default, written into the configuration."""
-    return 16 * math.ceil(d_model * 8 / 3 / 16) if mlp == "swiglu" else 4 * d_model
-
-
-def flops_per_token(shape: Mapping[str, Any]) -> dict[str, float]:
-    """Training FLOPs of one token: exact, 6nd and palm."""
-    return {
-        convention: costs.flops_per_token(
-            **_counted(shape), seq_len=shape["seq_len"], convention=convention
-        )
-        for convention in costs.FLOPS_CONVENTIONS
-    }
-
-
-def parameter_counts(shape: Mapping[str, Any]) -> dict[str, int]:
-    """N in each of the four conventions."""
-    counts = costs.parameter_counts(**_counted(shape))
-    return {name: counts[name] for name in ("total", "non_embedding", "blocks", "blocks_and_head")}
-
-
-def _counted(shape: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("d_model", "n_layers", "d_ff", "vocab_size", "head_dim", "mlp", "tied", "qk_norm")
-    return {
-        **{name: shape[name] for name in names},
-        "n_heads": shape["d_model"] // shape["head_dim"],
-    }
-
-
-def steps_for(shape: Mapping[str, Any], budget_flops: float, batch_tokens: int) -> int:
-    """The whole number of steps whose exact FLOPs come closest to the budget."""
-    return round(budget_flops / (flops_per_token(shape)["exact"] * batch_tokens))
-
-
 def _runs_of_size(
     name: str,
     spec: Mapping[str, Any],
     shape: Mapping[str, Any],
     cells: Mapping[int, float],
-    kind: str,
     paths: Mapping[str, str],
 ) -> list[PlannedRun]:
+    """cells: steps -> budget, of the runs that a law is fitted to."""
     label = f"{name}/d{shape['d_model']}-L{shape['n_layers']}"
-    if kind != "wsd":
+    if schedule_kind(spec) != "wsd":
         return [
-            _run(
-                f"{label}-{budget:.3g}", "single", True, spec, shape,
-                _schedule(spec, kind, steps), paths, steps, budget=budget,
+            PlannedRun.of(
+                f"{label}-{budget:.3g}",
+                "single",
+                trainer_config(spec, shape, schedule_of(spec, steps), paths),
+                budget_flops=budget,
             )
             for steps, budget in sorted(cells.items())
-        ]  # fmt: skip
+        ]
     starts = {steps: steps - cooldown_steps(spec, steps) for steps in sorted(cells)}
-    longest = max(starts.values())
-    constant = {**_schedule(spec, "wsd", longest), "kind": "constant", "cooldown_steps": 0}
-    trunk = _run(
-        f"{label}-trunk", "trunk", False, spec, shape, constant, paths, longest,
-        branch_at=sorted(set(starts.values())),
-    )  # fmt: skip
+    constant = {
+        **schedule_of(spec, max(starts.values())), "kind": "constant", "cooldown_steps": 0
+    }  # fmt: skip
+    branch_at = sorted(set(starts.values()))
+    trunk = PlannedRun.of(
+        f"{label}-trunk", "trunk", trainer_config(spec, shape, constant, paths, branch_at=branch_at)
+    )
     branches = [
-        _run(
-            f"{label}-{cells[steps]:.3g}", "branch", True, spec, shape,
-            _schedule(spec, "wsd", steps), paths, steps,
-            parent=trunk.name, parent_step=start, budget=cells[steps],
+        PlannedRun.of(
+            f"{label}-{cells[steps]:.3g}",
+            "branch",
+            trainer_config(spec, shape, schedule_of(spec, steps), paths),
+            parent=trunk.name,
+            parent_step=start,
+            budget_flops=cells[steps],
         )
         for steps, start in starts.items()
-    ]  # fmt: skip
+    ]
     return [trunk, *branches]
 
 
@@ -302,19 +273,21 @@ def _repeats(
     spec: Mapping[str, Any],
     shape: Mapping[str, Any],
     cells: Mapping[int, float],
-    kind: str,
     paths: Mapping[str, str],
 ) -> list[PlannedRun]:
     """The shortest run once more for each of `repeat_seeds`, alone: what luck is worth."""
     steps = min(cells)
     label = f"{name}/d{shape['d_model']}-L{shape['n_layers']}-{cells[steps]:.3g}"
+    schedule = schedule_of(spec, steps)
     return [
-        _run(
-            f"{label}-s{seed}", "single", True, {**spec, "seed": seed}, shape,
-            _schedule(spec, kind, steps), paths, steps, budget=cells[steps],
+        PlannedRun.of(
+            f"{label}-s{seed}",
+            "single",
+            trainer_config({**spec, "seed": seed}, shape, schedule, paths),
+            budget_flops=cells[steps],
         )
         for seed in _repeat_seeds(spec)
-    ]  # fmt: skip
+    ]
 
 
 def _rates(spec: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -338,93 +311,6 @@ def _repeat_seeds(spec: Mapping[str, Any]) -> list[int]:
     return seeds
 
 
-def _run(
-    name: str,
-    kind: str,
-    cooled: bool,
-    spec: Mapping[str, Any],
-    shape: Mapping[str, Any],
-    schedule: dict[str, Any],
-    paths: Mapping[str, str],
-    steps: int,
-    *,
-    branch_at: Sequence[int] = (),
-    parent: str | None = None,
-    parent_step: int | None = None,
-    budget: float | None = None,
-) -> PlannedRun:
-    tokens = float(steps) * float(spec["batch_tokens"])
-    per_token = flops_per_token(shape)
-    return PlannedRun(
-        name=name,
-        kind=kind,
-        cooled=cooled,
-        config=trainer_config(spec, shape, schedule, paths, cooled=cooled, branch_at=branch_at),
-        steps=steps,
-        new_steps=steps - (parent_step or 0),
-        tokens=tokens,
-        n={convention: float(n) for convention, n in parameter_counts(shape).items()},
-        flops={convention: value * tokens for convention, value in per_token.items()},
-        parent=parent,
-        parent_step=parent_step,
-        budget_flops=budget,
-    )
-
-
-def trainer_config(
-    spec: Mapping[str, Any],
-    shape: Mapping[str, Any],
-    schedule: dict[str, Any],
-    paths: Mapping[str, str],
-    *,
-    cooled: bool,
-    branch_at: Sequence[int] = (),
-) -> dict[str, Any]:
-    """The JSON that the training process reads: nothing is left to its defaults that we decide."""
-    corpora = spec["corpora"]
-    evaluate = spec.get("evaluate", {})
-    last = int(schedule["steps"])
-    at_steps = sorted({step for step in evaluate.get("at_steps", ()) if step < last})
-    return {
-        "model": dict(shape),
-        "data": {
-            "train": [
-                {"name": c["name"], "path": paths[c["name"]], "weight": c.get("weight", 1.0)}
-                for c in corpora["train"]
-            ],
-            "validation": [{"name": n, "path": paths[n]} for n in corpora["validation"]],
-        },
-        "optimizer": dict(spec.get("optimizer") or {"name": "muon"}),
-        "schedule": schedule,
-        "batch_tokens": int(spec["batch_tokens"]),
-        "seed": int(spec.get("seed", 0)),
-        "device": spec.get("device", "cpu"),
-        "threads": int(spec.get("threads", 1)),
-        "dtype": spec.get("dtype", "float32"),
-        "compile": bool(spec.get("compile", False)),
-        **({"deterministic": True} if spec.get("deterministic") else {}),
-        "processes": int(spec.get("processes", 1)),
-        "parallel": spec.get("parallel", "ddp"),
-        "evaluate": {
-            "at_steps": sorted({*at_steps, *schedule.get("periods", ()), last})
-            if cooled
-            else at_steps,
-            "tokens": int(evaluate.get("tokens", 65536)),
-        },
-        "checkpoint": {
-            "every_steps": int(spec.get("checkpoint_every_steps", RESUME_EVERY_STEPS)),
-            "branch_at_steps": list(branch_at),
-            "keep": 2,
-        },
-        "init": None,
-    }
-
-
-def cooldown_steps(spec: Mapping[str, Any], steps: int) -> int:
-    fraction = float((spec.get("schedule") or {}).get("cooldown_fraction", 0.2))
-    return max(1, round(fraction * steps))
-
-
 def corpus_names(spec: Mapping[str, Any]) -> list[str]:
     """Every corpus that the spec reads, once, in order."""
     corpora = spec.get("corpora") or {}
@@ -440,82 +326,29 @@ def corpus_names(spec: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def run_schedule(spec: Mapping[str, Any], kind: str, steps: int) -> dict[str, Any]:
-    """The trainer's `schedule` section for a run by itself, or a ServiceError if it cannot be."""
-    reason = _why_not(steps, 1, spec, kind, {})
-    if reason:
-        shorter = "warm-up" in reason  # what most often is in the way
-        raise ServiceError(
-            "invalid",
-            f"{steps} steps: {reason}.",
-            "Train longer, or warm up for less: schedule.warmup_steps (--warmup)."
-            if shorter
-            else "Choose another number of steps, or another schedule.",
-            value=steps,
-        )
-    return _schedule(spec, kind, steps)
-
-
-def _schedule(spec: Mapping[str, Any], kind: str, steps: int) -> dict[str, Any]:
-    """Shares of the run, as a specification has them, become steps."""
-    schedule = spec.get("schedule") or {}
-    cooled = kind in ("wsd", "wsd-s")
-    made: dict[str, Any] = {
-        "kind": kind,
-        "steps": steps,
-        "warmup_steps": int(schedule.get("warmup_steps", 50)),
-        "cooldown_steps": cooldown_steps(spec, steps) if cooled else 0,
-        "final_fraction": float(schedule.get("final_fraction", 0.0)),
-    }
-    if schedule.get("initial_fraction"):
-        made["initial_fraction"] = float(schedule["initial_fraction"])
-    if kind == "step":
-        drops = schedule.get("drops") or DROPS
-        made["drops"] = [[round(at * steps), float(to)] for at, to in drops]
-    if kind == "wsd-s":
-        made["periods"] = [round(at * steps) for at in schedule.get("periods") or PERIODS]
-    return made
-
-
-def _schedule_kind(spec: Mapping[str, Any], *, more: tuple[str, ...] = ()) -> str:
-    kind = str((spec.get("schedule") or {}).get("kind", "wsd"))
-    if kind not in (*SCHEDULES, *more):
+def _check_schedule_kind(spec: Mapping[str, Any], known: Sequence[str]) -> None:
+    kind = schedule_kind(spec)
+    if kind not in known:
         raise ServiceError(
             "invalid",
             f"schedule.kind is {kind!r}.",
-            f"Use one of {', '.join((*SCHEDULES, *more))}.",
+            f"Use one of {', '.join(known)}.",
             column="schedule.kind",
             value=kind,
         )
-    return kind
 
 
-def _why_not(
-    steps: int, min_steps: int, spec: Mapping[str, Any], kind: str, cells: Mapping[int, float]
-) -> str:
-    """Why a cell is not run; empty if it is."""
-    if steps < max(1, min_steps):
+def _why_skipped(steps: int, spec: Mapping[str, Any], cells: Mapping[int, float]) -> str:
+    """Why a cell of so many steps is not run beside `cells`; empty if it is."""
+    min_steps, max_steps = int(spec.get("min_steps", MIN_STEPS)), spec.get("max_steps")
+    if steps < min_steps:
         return f"fewer than {min_steps} steps"
-    if steps > MOST_STEPS:
-        return f"more than {MOST_STEPS:g} steps"
-    schedule = spec.get("schedule") or {}
-    warmup = int(schedule.get("warmup_steps", 50))
-    cooldown = cooldown_steps(spec, steps) if kind in ("wsd", "wsd-s") else 0
-    if steps - cooldown <= warmup:
-        return f"the warm-up of {warmup} steps is not over when the cool-down starts"
-    if kind == "wsd-s":
-        ends = [round(at * steps) for at in schedule.get("periods") or PERIODS]
-        for begin, end in zip((0, *ends), ends, strict=False):
-            if begin + warmup >= end - max(1, round(cooldown * end / steps)):
-                return f"the period that ends at step {end} has no room for its cool-down"
-        if ends[-1] != steps:
-            return "schedule.periods does not end with 1"
-    if kind == "step":
-        at = [round(share * steps) for share, _ in schedule.get("drops") or DROPS]
-        if at != sorted({*at}) or at[0] <= warmup or at[-1] >= steps:
-            return f"schedule.drops at steps {at} do not rise from the warm-up to the end"
+    if reason := why_no_run(spec, steps):
+        return reason
     if steps in cells:
         return f"the same {steps} steps as budget {cells[steps]:g}"
+    if max_steps is not None and steps > int(max_steps):
+        return f"more than {int(max_steps)} steps"
     return ""
 
 
@@ -576,18 +409,6 @@ def _positive(name: str, value: Any) -> float:
             value=value,
         )
     return number
-
-
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**31:
-        raise ServiceError(
-            "invalid",
-            f"model.{name} is {value!r}.",
-            "Give a whole number above zero.",
-            column=name,
-            value=value,
-        )
-    return value
 
 
 def _warnings(

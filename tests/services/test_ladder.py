@@ -5,7 +5,8 @@ import pytest
 from app.api.schemas.sweeps import EXAMPLE, SweepIn
 from app.services.errors import ServiceError
 from app.services.ladder import ladder
-from app.services.sweep_plan import model_shape, parameter_counts, plan_sweep
+from app.services.run_config import model_shape, parameter_counts
+from app.services.sweep_plan import plan_sweep
 from tests.services.conftest import SPEC
 
 # (width, layers, parameters of the blocks as they were published)

@@ -13,13 +13,8 @@ from app.api.schemas.sweeps import SweepIn
 from app.errors import ServiceError
 from app.services import forecasts, projects, runs, scheduling, sweeps
 from app.services.estimates import REFERENCE_THROUGHPUT, Throughput, estimate
-from app.services.sweep_plan import (
-    flops_per_token,
-    model_shape,
-    parameter_counts,
-    plan_run,
-    plan_sweep,
-)
+from app.services.run_config import flops_per_token, model_shape, parameter_counts
+from app.services.sweep_plan import plan_run, plan_sweep
 from app.settings import Settings
 from app.storage import curves, recording
 from app.storage.recording import Batch, CheckpointLine, EvaluationLine
