@@ -109,6 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.telemetry = Telemetry(engine)
         async with Listener(engine.url.render_as_string(False)) as listener:
             app.state.listener = listener
+            await run_in_threadpool(dashboard.warm_up)
             log.info("serving", database=status.address, revision=status.current)
             yield
     finally:

@@ -7,5 +7,6 @@
 """
 
 from app.dashboard.routes import public_router, router
+from app.dashboard.warm import warm_up
 
-__all__ = ["public_router", "router"]
+__all__ = ["public_router", "router", "warm_up"]
