@@ -11,8 +11,11 @@ warm_up()
 before = set(sys.modules)
 at = np.linspace(1.0, 2.0)
 curve = figures.Curve("", at, at, at)
-ahead = figures.Ahead(figures.Line(at, at, at, at), (2.0, 1.0, 0.5, 1.5))
-figure = figures.run(curve, [figures.Evaluations("", at, at)], (at, at), ahead=ahead, spikes=(at, at))
+more = {
+    "ahead": figures.Ahead(figures.Line(at, at, at, at), (2.0, 1.0, 0.5, 1.5)),
+    "spikes": (at, at),
+}
+figure = figures.run(curve, [figures.Evaluations("", at, at)], (at, at), **more)
 render.shown(figure, sketched=True)
 print(*sorted(name for name in set(sys.modules) - before))
 """
