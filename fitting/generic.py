@@ -5,10 +5,11 @@ the Gauss-Newton matrix of the rest knows little. The curvature of the law itsel
 clipped residuals, is then added from second-order dual numbers: Newton's method again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fitting.dual import Dual, Seconds
 from fitting.law import Law
@@ -34,6 +35,11 @@ class GenericProblem:
     @property
     def points(self) -> int:
         return int(self.loss.size)
+
+    def subset(self, rows: NDArray[np.int64]) -> "GenericProblem":
+        """The same of some of the points."""
+        inputs = {name: column[rows] for name, column in self.inputs.items()}
+        return replace(self, inputs=inputs, loss=self.loss[rows])
 
     def model(self, theta: Floats, rows: slice = slice(None)) -> tuple[Floats, Floats]:
         """Prediction [B, n] (its logarithm unless raw) and derivatives [B, p, n] on the line."""

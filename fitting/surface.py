@@ -30,7 +30,10 @@ from fitting.newton import (
 )
 
 # A block of [lanes, points]: both sides long enough for a matrix product.
-LANES, POINTS = 96, 512
+LANES, POINTS = 200, 256
+
+# Numbers of points within Huber's width that are gathered at a time, so that they stay in cache.
+GATHERED = 60_000
 
 # Numbers that are kept of all points together: 80 MB.
 NUMBERS = 10_000_000
@@ -43,7 +46,7 @@ BEYOND = 1.3
 # The combinations must be true to this share of Huber's width, root mean square, or of .01 for
 # squares. Points are picked until what is left is this share of that, times the root of the
 # tolerance: what a step would gain goes with the square of what its gradient is wrong by.
-TRUE, LEFT = 0.03, 1.0
+TRUE, LEFT = 0.03, 0.1
 
 # The dozen are picked among so many points.
 AMONG = 2_000
@@ -55,8 +58,20 @@ SPARE = 2.0
 # Steps on the surface, and steps with true gradients.
 DOWN, STEPS = 60, 4
 
-# Fewer lanes than so many a start are not worth it.
-FEWEST = 16
+# Where points are more than twice as many, the law is asked about so many of them, drawn at random,
+# where resamples end: its gradient of all points is known if what the surface's is wrong by would
+# gain less than this share of the tolerance.
+WITNESSES, SURE = 1_000, 0.01
+
+
+class Line(NamedTuple):
+    """A sum over points far outside Huber's width: value [B] - pull [B, k] @ what the few say. It
+    holds while parts [m, k] @ what they say stays below bound [m]."""
+
+    value: Floats
+    pull: Floats
+    parts: Floats
+    bound: Floats
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,8 @@ class Surface:
     """A generic problem whose predictions are combinations of a few of them.
 
     few: the problem at the k points that are asked; what a point says is parts [n, k] @ what these
-    say. low, high [n]: between which predictions lay where it was made. line: of each lane [B] and
-    [B, k], a sum over points that are left out, linear in what the few say; see `apart`.
+    say. low, high [n]: between which predictions lay where it was made. line: what points add that
+    are left out, see `apart`.
     """
 
     few: GenericProblem
@@ -73,7 +88,7 @@ class Surface:
     parts: Floats
     low: Floats
     high: Floats
-    line: tuple[Floats, Floats] | None = None
+    line: "Line | None" = None
 
     @classmethod
     def of(cls, problem: GenericProblem, around: Floats, tol: float) -> "Surface | None":
@@ -102,12 +117,7 @@ class Surface:
         error = judge - judge[:, rows] @ parts.T
         if not np.sqrt(np.mean(error * error)) <= allowed:
             return None
-        few = replace(
-            problem,
-            inputs={name: column[rows] for name, column in problem.inputs.items()},
-            loss=problem.loss[rows],
-        )
-        return cls(few, problem.target, parts, y.min(axis=0), y.max(axis=0))
+        return cls(problem.subset(rows), problem.target, parts, y.min(axis=0), y.max(axis=0))
 
     def apart(self, weights: Floats) -> "tuple[Surface, Floats]":
         """The same for rows of weights [B, n], on the points alone that may come within Huber's
@@ -120,6 +130,7 @@ class Surface:
             return self, weights
         slope = np.where(over, above, -1.0)[far] * delta
         w = weights[:, far] * slope
+        side = np.where(over[far], 1.0, -1.0)
         middle = self.target[far] - np.where(over[far], 0.5 * delta, -0.5 * delta)
         near = ~far
         kept = replace(
@@ -128,9 +139,34 @@ class Surface:
             parts=self.parts[near],
             low=self.low[near],
             high=self.high[near],
-            line=(w @ middle, w @ self.parts[far]),
+            line=Line(
+                w @ middle,
+                w @ self.parts[far],
+                self.parts[far] * side[:, None],
+                self.target[far] * side - delta,
+            ),
         )
         return kept, weights[:, near]
+
+    def at(self, rows: NDArray[np.int64]) -> "Surface":
+        """The same of some of the points."""
+        return replace(
+            self,
+            target=self.target[rows],
+            parts=self.parts[rows],
+            low=self.low[rows],
+            high=self.high[rows],
+        )
+
+    def strayed(self, theta: Floats) -> NDArray[np.bool_]:
+        """Lanes [B] in which a point that was left out has come within Huber's width."""
+        out = np.zeros(len(theta), dtype=bool)
+        if self.line is not None:
+            phi = self.few.values(theta, slice(None))
+            for i in range(0, self.line.bound.size, POINTS):
+                far = slice(i, i + POINTS)
+                out |= ~(phi @ self.line.parts[far].T <= self.line.bound[far]).all(axis=1)
+        return out
 
     @property
     def size(self) -> int:
@@ -155,40 +191,54 @@ class Surface:
                 pull = np.zeros_like(phi)
                 if self.line is not None:
                     mine = b if index is None else index[b]
-                    pull += self.line[1][mine]
-                    f[b] += self.line[0][mine] - np.vecdot(phi, pull)
-                none = np.empty(0, dtype=np.int64)
-                inside = [(none, none, np.empty(0))]
+                    pull += self.line.pull[mine]
+                    f[b] += self.line.value[mine] - np.vecdot(phi, pull)
+                own = lane_weights(weights, b, slice(None), index)
+                inside = np.empty((len(phi), self.points), dtype=bool)
+                heft = np.empty(inside.shape) if above != 1.0 else own
                 for i in (slice(k, k + POINTS) for k in range(0, self.points, POINTS)):
-                    r = self.target[i] - phi @ self.parts[i].T
-                    own = lane_weights(weights, b, i, index)
-                    w = np.ones_like(r) if own is None else own
+                    r = phi @ self.parts[i].T
+                    np.subtract(self.target[i], r, out=r)
+                    w = np.ones_like(r) if own is None else own[..., i]
                     if above != 1.0:
-                        w = w * np.where(r > 0, above, 1.0)
+                        w = heft[:, i] = w * np.where(r > 0, above, 1.0)
                     psi = np.clip(r, -delta, delta)
                     wpsi = w * psi
-                    lane, point = np.nonzero(psi == r)
+                    np.equal(psi, r, out=inside[:, i])
                     psi *= -0.5
                     psi += r
                     f[b] += np.vecdot(wpsi, psi)
                     pull += wpsi @ self.parts[i]
-                    inside.append((lane, point + i.start, np.broadcast_to(w, r.shape)[lane, point]))
                 g[b] = -(slope @ pull[:, :, None])[:, :, 0]
-                h[b] = self._outer(slope, *map(np.concatenate, zip(*inside, strict=True)))
+                h[b] = self._outer(slope, inside, heft)
                 h[b] -= np.einsum("bjkq,bq->bjk", bend, pull)
         return f, g, h
 
-    def _outer(
-        self, slope: Floats, lane: NDArray[np.int64], point: NDArray[np.int64], weight: Floats
-    ) -> Floats:
-        """The Gauss-Newton part of the Hessians [B, p, p], of the points within Huber's width:
-        few of them where a law does not fit. slope [B, p, k]; lane, point, weight: of each."""
-        order = np.argsort(lane, kind="stable")
-        ends = np.cumsum(np.bincount(lane, minlength=len(slope)))
-        out = np.empty((len(slope), slope.shape[1], slope.shape[1]))
-        for j, mine in enumerate(np.split(order, ends[:-1])):
-            jac = slope[j] @ self.parts[point[mine]].T
-            out[j] = (jac * weight[mine]) @ jac.T
+    def _outer(self, slope: Floats, inside: NDArray[np.bool_], weights: Floats | None) -> Floats:
+        """The Gauss-Newton part of the Hessians [B, p, p], of the points `inside` [B, n] Huber's
+        width: few of them where a law does not fit. slope [B, p, k]; weights [n] or [B, n]."""
+        lanes, p, k = slope.shape
+        out = np.empty((lanes, p, p))
+        lane, point = np.nonzero(inside)
+        ends = np.cumsum(np.bincount(lane, minlength=lanes))
+        begins = np.concatenate([[0], ends[:-1]])
+        heft = (
+            np.ones(point.size)
+            if weights is None
+            else np.broadcast_to(weights, inside.shape)[lane, point]
+        )
+        most = int((ends - begins).max(initial=1))
+        step = max(1, GATHERED // (k * most))
+        for b in (slice(i, min(i + step, lanes)) for i in range(0, lanes, step)):
+            mine = slice(int(begins[b.start]), int(ends[b.stop - 1]))
+            place = np.arange(mine.start, mine.stop) - begins[lane[mine]]
+            # padded with the first point, which then weighs nothing
+            where = np.zeros((b.stop - b.start, most), dtype=np.int64)
+            weight = np.zeros(where.shape)
+            where[lane[mine] - b.start, place] = point[mine]
+            weight[lane[mine] - b.start, place] = heft[mine]
+            jac = slope[b] @ self.parts[where].transpose(0, 2, 1)
+            out[b] = (jac * weight[:, None, :]) @ jac.transpose(0, 2, 1)
         return out
 
 
@@ -269,6 +319,35 @@ def _begun(problem: GenericProblem, start: Floats, weights: Floats) -> tuple[Sum
     return (f, g, h), metric
 
 
+def _certified(
+    problem: GenericProblem,
+    whole: Surface,
+    near_by: Surface,
+    found: Solution,
+    weights: Floats,
+    tol: float,
+) -> tuple[Floats, Floats]:
+    """f [B] and gradient [B, p] where resamples ended on the surface `near_by`, a part of `whole`.
+
+    The law is asked about all points; or, of very many, about some witnesses: where these, taken for
+    all, say that the surface's gradient is right, it is taken.
+    """
+    n = problem.points
+    if n <= 2 * WITNESSES:
+        return problem.gradient(found.theta, weights)
+    rows = np.sort(np.random.default_rng(31).choice(n, WITNESSES, replace=False))
+    part, theirs = whole.at(rows).apart(weights[:, rows])
+    _, true = problem.subset(rows).gradient(found.theta, weights[:, rows])
+    off = (true - part.evaluate(found.theta, theirs)[1]) * (n / WITNESSES)
+    with np.errstate(invalid="ignore", over="ignore"):
+        wrong = np.vecdot(cholesky_solve(found.hessian, off), off) / found.f
+    f, g = found.f.copy(), found.gradient.copy()
+    doubt = np.flatnonzero(~(wrong <= SURE * tol) | near_by.strayed(found.theta))
+    if doubt.size:
+        f[doubt], g[doubt] = problem.gradient(found.theta[doubt], weights[doubt])
+    return f, g
+
+
 def _newton(
     problem: Problem,
     start: Floats,
@@ -301,7 +380,8 @@ def _on(
     they bring home half of it."""
     begun = first[0].copy()
     there = np.clip(start + step, walls.lower, walls.upper)
-    surface, own = surface.apart(weights)
+    whole = surface
+    surface, own = whole.apart(weights)
     ahead = surface.evaluate(there, own)
     lower = ahead[0] < begun
     there[~lower] = start[~lower]
@@ -309,7 +389,7 @@ def _on(
         mine[lower] = other[lower]
     near = _newton(surface, there, own, walls, 0.1 * tol, DOWN, first, damping=1e-2)
     here, hessian = near.theta, near.hessian
-    f, g = problem.gradient(here, weights)
+    f, g = _certified(problem, whole, surface, near, weights, tol)
     done = np.zeros(len(weights), dtype=bool)
     decrement = np.full(len(weights), np.inf)
     look = np.flatnonzero(np.isfinite(f) & (f <= begun))
