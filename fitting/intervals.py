@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitting.engine import Engine, Optimum, hopeless
+from fitting.engine import Engine, Optimum, hopeless, many
 from fitting.links import Floats
+from fitting.surface import places
 
 # 1 / Phi^-1(3/4): the median absolute deviation of a normal variable, as a standard deviation.
 MAD_TO_SD = 1.4826022185056018
@@ -35,9 +36,10 @@ PRIOR_WEIGHT = 16.0
 SEEN_WEIGHT = 1.0
 LEAN = 1.0
 
-# Rolling origins, and resamples for the parameter noise of each.
+# Rolling origins, and resamples for the parameter noise of each: half as many say the same of laws
+# that are dear to refit to many points (docs/decisions/0110-*).
 MOST_ORIGINS = 8
-ORIGIN_RESAMPLES = 24
+ORIGIN_RESAMPLES, DEAR_RESAMPLES = 24, 12
 
 # Counts of points in resamples that are held at a time, and numbers [resamples, points] that may be
 # worked through in all: 1e8 take some 25 CPU seconds for a sum of powers (other laws, eight times
@@ -241,6 +243,8 @@ def calibrate(engine: Engine, best: Optimum, seed: int = 0) -> Calibration:
     if n > most:
         engine = engine.subset(np.sort(rng.choice(n, most, replace=False)))
         n = most
+    if resamples and many(engine):  # but enough of them together to make a surface of
+        resamples = min(resamples, max(DEAR_RESAMPLES, -(-places(p) // MOST_ORIGINS)))
     x = distance(engine)
     cuts = _origins(x, max(p + 2, int(0.4 * n)))
     if not cuts.size:
@@ -316,11 +320,11 @@ def _origin_errors(
         counts = np.zeros((resamples, inside.size))
         counts[:, inside] = resample_counts(engine.group[inside], resamples, rng)
         lanes.append(counts)
-    if resamples and engine.where is None and below.shape[1] >= DEAR_POINTS:
+    if resamples and many(engine):
         # an origin's resamples begin where it ends itself, often far from the fit of all points
         own = engine.warm(best.theta, lanes[0], tol=1e-6, most=60).theta
         begin = np.repeat(own, resamples, axis=0)
-        others = engine.warm(begin, np.concatenate(lanes[1:]), tol=1e-6, most=30)
+        others = engine.warm(begin, np.concatenate(lanes[1:]), tol=1e-6, most=10)
         theta = np.concatenate([own, others.theta])
     else:
         most = 30 if resamples else 60

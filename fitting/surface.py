@@ -195,13 +195,13 @@ class Surface:
                     f[b] += self.line.value[mine] - np.vecdot(phi, pull)
                 own = lane_weights(weights, b, slice(None), index)
                 inside = np.empty((len(phi), self.points), dtype=bool)
-                heft = np.empty(inside.shape) if above != 1.0 else own
+                sided = np.empty(inside.shape) if above != 1.0 else None
                 for i in (slice(k, k + POINTS) for k in range(0, self.points, POINTS)):
                     r = phi @ self.parts[i].T
                     np.subtract(self.target[i], r, out=r)
                     w = np.ones_like(r) if own is None else own[..., i]
-                    if above != 1.0:
-                        w = heft[:, i] = w * np.where(r > 0, above, 1.0)
+                    if sided is not None:
+                        w = sided[:, i] = w * np.where(r > 0, above, 1.0)
                     psi = np.clip(r, -delta, delta)
                     wpsi = w * psi
                     np.equal(psi, r, out=inside[:, i])
@@ -210,7 +210,7 @@ class Surface:
                     f[b] += np.vecdot(wpsi, psi)
                     pull += wpsi @ self.parts[i]
                 g[b] = -(slope @ pull[:, :, None])[:, :, 0]
-                h[b] = self._outer(slope, inside, heft)
+                h[b] = self._outer(slope, inside, own if sided is None else sided)
                 h[b] -= np.einsum("bjkq,bq->bjk", bend, pull)
         return f, g, h
 
@@ -329,8 +329,8 @@ def _certified(
 ) -> tuple[Floats, Floats]:
     """f [B] and gradient [B, p] where resamples ended on the surface `near_by`, a part of `whole`.
 
-    The law is asked about all points; or, of very many, about some witnesses: where these, taken for
-    all, say that the surface's gradient is right, it is taken.
+    The law is asked about all points; or, of very many, about some witnesses: where these, taken
+    for all, say that the surface's gradient is right, it is taken.
     """
     n = problem.points
     if n <= 2 * WITNESSES:
@@ -387,7 +387,7 @@ def _on(
     there[~lower] = start[~lower]
     for mine, other in zip(first, ahead, strict=True):
         mine[lower] = other[lower]
-    near = _newton(surface, there, own, walls, 0.1 * tol, DOWN, first, damping=1e-2)
+    near = _newton(surface, there, own, walls, 0.1 * tol, min(DOWN, 2 * most), first, damping=1e-2)
     here, hessian = near.theta, near.hessian
     f, g = _certified(problem, whole, surface, near, weights, tol)
     done = np.zeros(len(weights), dtype=bool)

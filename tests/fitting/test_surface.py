@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from fitting import LAWS, Objective, Runs, fit
 from fitting import engine as engines
 from fitting.engine import Engine
+from fitting.generic import GenericProblem
 from fitting.intervals import resample_counts
 from fitting.simulate import simulate_runs
 from fitting.surface import Surface
@@ -59,6 +60,45 @@ def test_a_simplex_from_there_finds_nothing_lower() -> None:
         assert objective(start) == pytest.approx(found.f[lane], rel=1e-12)
         theirs = minimize(objective, start, method="Nelder-Mead", options={"maxfev": 400})
         assert theirs.fun >= found.f[lane] * (1 - 1e-9)
+
+
+def test_what_witnesses_certify_the_law_certifies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many points a thousand are asked; all of them agree that no step gains more."""
+    engine = many("kaplan", 4000)
+    best = engine.cold()
+    counts = resample_counts(engine.group, 120, np.random.default_rng(4))
+    asked: list[int] = []
+    gradient = GenericProblem.gradient
+
+    def counting(self: GenericProblem, theta: np.ndarray, w: np.ndarray) -> object:
+        asked.append(len(theta) * self.points)
+        return gradient(self, theta, w)
+
+    monkeypatch.setattr(GenericProblem, "gradient", counting)
+    found = engine.warm(best.theta, counts)
+    assert found.converged.all()
+    assert sum(asked) < 0.5 * counts.size  # most resamples need no more than their witnesses
+    f, g, h = engine.problem().evaluate(found.theta, counts)
+    np.testing.assert_allclose(found.f, f, rtol=1e-7)
+    gain = np.vecdot(np.linalg.solve(h, g[:, :, None])[:, :, 0], g) / f
+    assert (gain < 2e-10).all()
+
+
+def test_a_point_that_was_left_out_and_came_near_is_seen() -> None:
+    engine = many("over_training")
+    best = engine.cold()
+    counts = resample_counts(engine.group, 120, np.random.default_rng(3))
+    exact = engine.warm(best.theta, counts).theta
+    surface = Surface.of(engine.problem(), best.theta + 1.3 * (exact - best.theta), 1e-10)
+    assert surface is not None
+    near, _ = surface.apart(counts)
+    assert not near.strayed(exact).any()
+    # 3% lower everywhere: points far below the law come near it
+    away = best.values * np.where(
+        np.isin(LAWS["over_training"].param_names, ["E", "a", "b"]), 0.97, 1
+    )
+    theta = np.stack([best.theta, engine.theta(away)])
+    assert near.strayed(theta).tolist() == [False, True]
 
 
 def test_its_derivatives_are_those_of_the_law() -> None:
