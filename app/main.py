@@ -29,7 +29,7 @@ from app.api import (
     sweeps,
     tasks,
 )
-from app.api.auth import READ, ThisMachineOnly, refuse_other_origins
+from app.api.auth import READ, SUBMIT, ThisMachineOnly, refuse_other_origins
 from app.api.telemetry import CountRequests, Telemetry
 from app.services import idempotency as stored_answers
 from app.settings import Settings
@@ -84,8 +84,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         operations.open_router,
     ):
         app.include_router(router)
-    app.include_router(dashboard.public_router, dependencies=[Depends(refuse_other_origins)])
+    own_pages = Depends(refuse_other_origins)
+    app.include_router(dashboard.public_router, dependencies=[own_pages])
     app.include_router(dashboard.router, dependencies=[READ])
+    app.include_router(dashboard.acting_router, dependencies=[own_pages, SUBMIT])
     return app
 
 

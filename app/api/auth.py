@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Engine
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.dependencies import DatabaseDep, SettingsDep
-from app.api.errors import of_service_error
+from app.api.errors import as_asked, of_service_error
 from app.services import keys
 from app.services.errors import ServiceError
 from app.settings import is_loopback
@@ -32,7 +33,8 @@ def caller(
         return keys.LOCAL
     key = credentials.credentials if credentials else None
     if not key and (key := request.cookies.get(COOKIE)):
-        # SameSite already keeps the cookie from other sites' pages; this from other ports as well
+        # SameSite already keeps the cookie from what other sites' pages post; this from what those
+        # of other ports do as well
         refuse_other_origins(request)
     if not key:
         raise ServiceError(
@@ -41,14 +43,21 @@ def caller(
     admin = settings.admin_key
     if admin and hmac.compare_digest(key.encode(), admin.get_secret_value().encode()):
         return keys.Caller("admin", frozenset({"admin"}))
-    found = _remembered(request, key, database)
+    found = _remembered(request, key, database.engine)
     if found is None:
         raise ServiceError(
             "unauthenticated",
             "That key is not known, or was revoked.",
             "Ask whoever runs this server for another.",
         )
+    request.state.key = key
     return found
+
+
+def still_known(request: Request) -> bool:
+    """Whether the key of a request that goes on for long, a stream, has not been revoked since."""
+    key: str | None = getattr(request.state, "key", None)
+    return key is None or _remembered(request, key, request.app.state.engine) is not None
 
 
 def refuse_other_origins(request: Request) -> None:
@@ -73,13 +82,13 @@ def _is_host(origin: str | None, request: Request) -> bool:
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
-def _remembered(request: Request, key: str, database: DatabaseDep) -> keys.Caller | None:
+def _remembered(request: Request, key: str, engine: Engine) -> keys.Caller | None:
     memory: dict[str, tuple[float, keys.Caller]] = request.app.state.callers
     digest, now = keys.digest_of(key), time.monotonic()
     held = memory.get(digest)
     if held and held[0] > now:
         return held[1]
-    with database.engine.begin() as connection:
+    with engine.begin() as connection:
         found = keys.find(connection, key)
     if found is None:
         memory.pop(digest, None)
@@ -138,6 +147,6 @@ class ThisMachineOnly:
                         value=origin or host,
                     )
                 )
-                await refusal(scope, receive, send)
+                await as_asked(Request(scope), refusal)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from app.api.auth import READ
+from app.api.auth import READ, still_known
 from app.api.dependencies import DatabaseDep, Id, IdQuery
 from app.api.schemas.curves import InFlightOut
 from app.api.schemas.jobs import JobOut
@@ -189,14 +189,14 @@ async def _moments(request: Request, wanted: Callable[[Event], bool]) -> AsyncIt
     """Now, and whenever there may be something new, at most four times a second.
 
     Listening begins before the first look, so that nothing falls between the two; silence is a
-    moment too, in case an announcement was lost.
+    moment too, in case an announcement was lost. They end when the caller's key was revoked.
     """
     listener: Listener = request.app.state.listener
     events = listener.events(wanted, idle_seconds=IDLE_SECONDS)
     following = _next_of(events)
     await asyncio.sleep(0)
     try:
-        while True:
+        while await run_in_threadpool(still_known, request):
             yield None
             looked_at = time.monotonic()
             await following

@@ -1,4 +1,5 @@
-"""Every page of the dashboard behind two routers: what a reader may see, and what anybody may."""
+"""Every page of the dashboard behind three routers: what a reader may see, what acts, and what
+anybody may see."""
 
 from fastapi import APIRouter
 
@@ -37,6 +38,10 @@ _PAGES = (
 )
 for _page in _PAGES:
     router.include_router(_page.router)
+
+acting_router = APIRouter(include_in_schema=False)
+"""What changes something: include it behind whatever decides who may submit, and from where."""
+acting_router.include_router(runs.acting_router)
 
 public_router = APIRouter(include_in_schema=False)
 """Style, script and the sign-in page: needed before anybody is known."""

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api import auth
 from app.main import create_app
-from app.services import jobs
+from app.services import jobs, keys
 from app.settings import Settings
-from app.storage import recording
+from app.storage import recording, runs
 from app.storage.recording import Batch
+from app.storage.runs import NewRun
 from tests.api.conftest import HERE
 from tests.services.conftest import SPEC, chinchilla_rows, write_corpora
 
@@ -174,3 +177,38 @@ def test_a_job_ends_with_its_result(
     working.result()
     assert seen[0][1]["status"] == "queued"
     assert seen[-1][0] == "end" and seen[-1][1]["result"]["url"].startswith("/v1/fits/")
+
+
+@HANGS
+def test_a_stream_ends_when_its_key_is_revoked(
+    settings: Settings,
+    beside: ThreadPoolExecutor,
+    engine: Engine,
+    sweep: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBER_SECONDS", 0.0)
+    guarded = settings.model_copy(
+        update={"auth": "keys", "admin_key": SecretStr("a" * 40), "host": "0.0.0.0"}
+    )
+    with engine.begin() as connection:
+        key = keys.create(connection, "short-lived", ["read"])
+        run_id = runs.create(
+            connection, NewRun(sweep["project_id"], "waits", status="planned", steps=10)
+        ).id
+    server = Overheard(create_app(guarded))
+
+    def revoke() -> None:
+        server.wait_for("run")
+        with engine.begin() as connection:
+            connection.execute(text("update api_keys set revoked_at = now()"))
+            connection.execute(text("update runs set step = step where id = :i"), {"i": run_id})
+
+    with TestClient(server, base_url=HERE) as client:
+        revoking = beside.submit(revoke)
+        bearer = f"Bearer {key}"
+        seen = list(events_of(client, f"/v1/runs/{run_id}/events", authorization=bearer))
+        revoking.result()
+        assert [event for event, _, _ in seen] == ["run"]
+        refused = client.get("/v1/runs/1/events", headers={"authorization": bearer})
+        assert refused.status_code == 401

@@ -1,5 +1,6 @@
 """Keys: hashed, scoped, revocable; without one nothing is said."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -124,3 +125,46 @@ def test_a_page_elsewhere_cannot_act_with_a_visitors_cookie(
                        headers={**bearer(key), **headers})  # fmt: skip
     assert again.status_code == 201
     assert keyed.get("/v1/projects", headers={**cookie, **headers}).status_code == 200
+
+
+def test_sign_in_leads_back_to_the_page_that_was_asked_for(keyed: TestClient) -> None:
+    browser = {"accept": "text/html"}
+    asked = keyed.get("/runs?project=a&status=failed", headers=browser, follow_redirects=False)
+    assert asked.status_code == 303
+    form = keyed.get(asked.headers["location"], headers=browser).text
+    then = re.search(r'name="then" value="([^"]*)"', form)
+    assert then is not None and then[1] == "/runs?project=a&amp;status=failed"
+    key = make_key(keyed, "visitor of a deep link", "read")
+    sent = {"key": key, "then": "/runs?project=a&status=failed"}
+    signed = keyed.post("/sign-in", data=sent, headers=browser, follow_redirects=False)
+    assert signed.headers["location"] == sent["then"]
+    # a page elsewhere may link here with the cookie, and no more: see the tests of origins
+    assert "SameSite=lax" in signed.headers["set-cookie"]
+    keyed.cookies.clear()
+
+
+@pytest.mark.parametrize(
+    "then", ["https://evil.example/", "//evil.example", "/\\evil.example", "/\t/evil.example", ""]
+)
+def test_sign_in_leads_to_no_other_site(keyed: TestClient, then: str) -> None:
+    signed = keyed.post("/sign-in", data={"key": "x", "then": then}, follow_redirects=False)
+    assert (signed.status_code, signed.headers["location"]) == (303, "/")
+    keyed.cookies.clear()
+
+
+def test_a_key_that_no_cookie_can_hold_is_refused_in_words(keyed: TestClient) -> None:
+    for key in ("ключ", 'a"b; c', "", "  "):
+        keyed.cookies.clear()
+        signed = keyed.post("/sign-in", data={"key": key}, headers={"accept": "text/html"})
+        assert signed.status_code == 200 and "not known, or was revoked" in signed.text, key
+    keyed.cookies.clear()
+
+
+def test_to_train_a_run_again_takes_a_key_that_may(keyed: TestClient) -> None:
+    browser = {"accept": "text/html", "sec-fetch-site": "same-origin"}
+    nobody = keyed.post("/runs/1/retry", headers=browser, follow_redirects=False)
+    assert (nobody.status_code, nobody.headers["location"]) == (303, "/sign-in")
+    for scope, status in (("read", 403), ("submit", 404)):
+        cookie = {"cookie": f"{auth.COOKIE}={make_key(keyed, scope, scope)}"}
+        pressed = keyed.post("/runs/1/retry", headers={**browser, **cookie})
+        assert pressed.status_code == status and "<!doctype html>" in pressed.text

@@ -203,7 +203,7 @@ class TestSeeded:
         assert answer.status_code == 303 and answer.headers["location"] == "/"
         cookie = answer.headers["set-cookie"]
         assert cookie.startswith(f"{auth.COOKIE}=sw_secret;")
-        assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+        assert "HttpOnly" in cookie and "SameSite=lax" in cookie
         assert "Sign out" in page(pages, "/laws")
         left = pages.post("/sign-out", follow_redirects=False)
         assert left.status_code == 303 and left.headers["location"] == "/sign-in"

@@ -14,6 +14,6 @@ Id = Annotated[int, Field(le=2**63 - 1)]
 
 @contextmanager
 def reading(request: Request) -> Iterator[Connection]:
-    """A connection for one page; pages write nothing."""
+    """A connection for one page; what is only shown writes nothing."""
     with request.app.state.engine.connect() as connection:
         yield connection

@@ -9,24 +9,27 @@ from urllib.parse import urlencode
 import numpy as np
 import plotly.graph_objects as go
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy import Connection
 
 from app.dashboard import figures, render, text
 from app.dashboard.pages import in_flight
 from app.dashboard.pages.database import Id, reading
 from app.services import overview as service
+from app.services import runs as acting
 from app.storage import curves, evaluations, metrics
 from app.storage import overview as storage
 from app.storage.tables import RUN_STATUSES
 
 router = APIRouter(include_in_schema=False)
+acting_router = APIRouter(include_in_schema=False)
 
 Row = dict[str, Any]
 PAGE = 100
 MOST_CURVES = 40
 OVERLAID_ROWS = 250
 LIVE = ("planned", "queued", "running")
+ENDED_SHORT = ("failed", "diverged", "cancelled")
 
 
 @router.get("/runs")
@@ -116,6 +119,7 @@ def run(request: Request, run_id: Id) -> HTMLResponse:
         project=row["project"],
         sweep=sweeps[0]["name"] if sweeps else None,
         live=f"/runs/{run_id}/figure.json" if row["status"] in LIVE else None,
+        ended_short=row["status"] in ENDED_SHORT,
         evaluations=[
             {
                 "validation_set": one.validation_set,
@@ -134,6 +138,14 @@ def run(request: Request, run_id: Id) -> HTMLResponse:
         figures={} if drawn is None else {"run": drawn},
         sketched=True,
     )
+
+
+@acting_router.post("/runs/{run_id}/retry")
+def retry(request: Request, run_id: Id) -> Response:
+    """Queue a run again that ended short, and show it."""
+    with request.app.state.engine.begin() as connection:
+        acting.retry(connection, run_id)
+    return RedirectResponse(f"/runs/{run_id}", status_code=303, headers=render.HEADERS)
 
 
 @router.get("/runs/{run_id}/figure.json")

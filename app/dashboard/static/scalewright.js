@@ -68,6 +68,11 @@ function follow(section) {
   }
   const events = new EventSource(section.dataset.events);
   for (const name of section.dataset.names.split(" ")) events.addEventListener(name, soon);
+  // a lost connection is taken up again by itself; a refusal, as of a revoked key, is the end
+  events.addEventListener("error", () => {
+    if (events.readyState === EventSource.CLOSED)
+      section.querySelector("[data-stopped]").hidden = false;
+  });
   addEventListener("pagehide", () => events.close());
 }
 
