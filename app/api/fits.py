@@ -139,7 +139,7 @@ def get_fit_points(fit_id: Id, database: DatabaseDep) -> FitPoints:
     """The points that a fit was made from, with their runs."""
     with database.begin() as connection:
         return FitPoints.model_validate(
-            {"fit_id": fit_id, "points": fits.points_of(connection, fit_id)}
+            {"fit_id": fit_id, "points": fits.points_of(connection, fit_id).rows()}
         )
 
 

@@ -45,9 +45,7 @@ def diagnose(connection: Connection, fit_id: int) -> dict[str, Any]:
     return dict(fits.finite(document))
 
 
-def residuals(
-    fit: Fit, runs: Runs, points: list[dict[str, Any]]
-) -> tuple[float, list[dict[str, Any]]]:
+def residuals(fit: Fit, runs: Runs, points: fits.Measured) -> tuple[float, list[dict[str, Any]]]:
     """The noise of one run about the law (robust, in log loss), and every point against the law.
 
     deviations: the residual in units of that noise; suspect: beyond SUSPECT of them.
@@ -55,23 +53,27 @@ def residuals(
     law = np.asarray(fit.law.loss(fit.law.columns(runs.inputs), fit.params), dtype=float)
     off = np.log(runs.loss) - np.log(law)
     noise = robust_sd(off[runs.used], len(fit.law.params))
-    scale = noise if np.isfinite(noise) and noise > 1e-12 else np.nan
-    rows = []
-    for i, point in enumerate(points):
-        deviations = float(off[i] / scale)
-        rows.append(
-            {
-                "run_id": point["run_id"],
-                "run": point["run"],
-                "inputs": {name: float(column[i]) for name, column in runs.inputs.items()},
-                "loss": float(runs.loss[i]),
-                "law": float(law[i]),
-                "residual": float(off[i]),
-                "deviations": deviations,
-                "suspect": abs(deviations) > SUSPECT,
-                "left_out": runs.masked.get(i),
-            }
+    scale = noise if np.isfinite(noise) and noise > 1e-12 else float("nan")
+    inputs = [column.tolist() for column in runs.inputs.values()]
+    rows = [
+        {
+            "run_id": run_id,
+            "run": run,
+            "inputs": dict(zip(runs.inputs, at, strict=True)),
+            "loss": loss,
+            "law": says,
+            "residual": residual,
+            "deviations": residual / scale,
+            "suspect": abs(residual / scale) > SUSPECT,
+            "left_out": runs.masked.get(i),
+        }
+        for i, (run_id, run, loss, says, residual, *at) in enumerate(
+            zip(
+                points.run_ids, points.run, runs.loss.tolist(), law.tolist(), off.tolist(),
+                *inputs, strict=True,
+            )
         )
+    ]  # fmt: skip
     return noise, rows
 
 

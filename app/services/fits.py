@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from app.services.errors import ServiceError, not_found
 from app.storage import evaluations as stored_evaluations
 from app.storage import fits as storage
 from app.storage.errors import NotFound
-from app.storage.fits import FitPoint, Selection
+from app.storage.fits import FitPoints, Selection
 from fitting import Fit, Law, Objective, Runs
 
 AUTO = "auto"
@@ -99,11 +100,42 @@ class StoredFit:
 
 @dataclass(frozen=True)
 class Selected:
-    """Runs of the database as a fit reads them; `left_out` says what was not taken, and why."""
+    """Runs of the database as a fit reads them; `left_out` says what was not taken, and why.
+    tokens_per_byte [n]: of the text that each was evaluated on; NaN where it does not say."""
 
     runs: Runs
     run_ids: list[int]
     left_out: list[dict[str, Any]]
+    tokens_per_byte: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a fit was made from: inputs {name: [n]}, NaN where one is not known, and losses [n].
+    run, run_ids [n]: what each point is called, and its run; None where it has neither."""
+
+    inputs: Mapping[str, np.ndarray]
+    loss: np.ndarray
+    run: Sequence[str | None]
+    run_ids: Sequence[int | None]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """{run_id, run, inputs, loss} a point."""
+        columns = [
+            [None if value != value else value for value in column.tolist()]
+            for column in self.inputs.values()
+        ]
+        return [
+            {
+                "run_id": run_id,
+                "run": run,
+                "inputs": dict(zip(self.inputs, at, strict=True)),
+                "loss": loss,
+            }
+            for run_id, run, loss, *at in zip(
+                self.run_ids, self.run, self.loss.tolist(), *columns, strict=True
+            )
+        ]
 
 
 def create(
@@ -210,52 +242,44 @@ def page(
     return paging.page_of(stored, lambda fit: _shown(fit, draws=False))
 
 
-def points_of(connection: Connection, fit_id: int) -> list[dict[str, Any]]:
-    """What the fit was made from: {run_id, run, inputs, loss} a point, for a figure's dots."""
+def points_of(connection: Connection, fit_id: int) -> Measured:
+    """What the fit was made from, for a figure's dots."""
     stored = _stored(connection, fit_id)
     request = request_from(stored.request)
-    return _points(stored, request, _used_rows(connection, stored, request))
+    return _measured(stored, request, _used_rows(connection, stored, request))
 
 
 def _used_rows(
     connection: Connection, stored: storage.StoredFit, request: FitRequest
-) -> list[FitPoint]:
-    """The rows of the runs that the fit used; none where its request brought the points."""
+) -> FitPoints | None:
+    """The rows of the runs that the fit used; None where its request brought the points."""
     if request.inputs is not None:
-        return []
+        return None
     assert stored.project_id is not None, "a fit of runs has a project"
-    used = set(stored.run_ids)
     chosen = _selection(connection, stored.project_id, request).points
-    return [row for row in chosen if row.run_id in used]
+    return chosen.where(np.isin(chosen.run_id, stored.run_ids))
 
 
-def _points(
-    stored: storage.StoredFit, request: FitRequest, rows: Sequence[FitPoint]
-) -> list[dict[str, Any]]:
-    if request.inputs is not None:
-        names = list(request.inputs)
-        return [
-            {
-                "run_id": None,
-                "run": None if request.run is None else request.run[i],
-                "inputs": {name: float(request.inputs[name][i]) for name in names},
-                "loss": float(loss),
-            }
-            for i, loss in enumerate(request.loss or ())
-        ]
-    law = laws.find(stored.law)
-    return [
-        {
-            "run_id": row.run_id,
-            "run": row.name,
-            "inputs": {one.name: input_of(row, one.name) for one in law.inputs},
-            "loss": row.loss,
-        }
-        for row in rows
-    ]
+def _measured(stored: storage.StoredFit, request: FitRequest, rows: FitPoints | None) -> Measured:
+    if rows is None:
+        given = request.inputs or {}
+        loss = np.array(request.loss, dtype=float)
+        nothing = [None] * loss.size
+        return Measured(
+            {name: np.array(column, dtype=float) for name, column in given.items()},
+            loss,
+            nothing if request.run is None else request.run,
+            nothing,
+        )
+    return Measured(
+        {one.name: input_of(rows, one.name) for one in laws.find(stored.law).inputs},
+        rows.loss,
+        rows.name,
+        rows.run_id.tolist(),
+    )
 
 
-def runs_of(connection: Connection, fit_id: int) -> tuple[Runs, list[dict[str, Any]]]:
+def runs_of(connection: Connection, fit_id: int) -> tuple[Runs, Measured]:
     """The runs that a fit was made from, as they are today, and `points_of` in the same order.
 
     ServiceError (conflict) where they have gone, or have changed since: a fit keeps its digest.
@@ -266,15 +290,13 @@ def runs_of(connection: Connection, fit_id: int) -> tuple[Runs, list[dict[str, A
     return runs, points
 
 
-def runs_and_points_of(
-    connection: Connection, fit_id: int
-) -> tuple[Runs | ServiceError, list[dict[str, Any]]]:
+def runs_and_points_of(connection: Connection, fit_id: int) -> tuple[Runs | ServiceError, Measured]:
     """As `runs_of`, but the points come also where the runs do not; then with the reason why."""
     stored = _stored(connection, fit_id)
     request = request_from(stored.request)
     law = laws.find(stored.law)
     rows = _used_rows(connection, stored, request)
-    points = _points(stored, request, rows)
+    points = _measured(stored, request, rows)
     carried = stored.document.get("translated")
     if carried is not None:
         return ServiceError(
@@ -285,11 +307,11 @@ def runs_and_points_of(
             value=fit_id,
         ), points
     runs: Runs | None
-    if request.inputs is not None:
+    if rows is None:
         runs = runs_of_points(law, request)
     else:
-        known = all(input_of(row, one) is not None for row in rows for one in law.input_names)
-        runs = _runs_of_rows(rows, law.input_names, request) if rows and known else None
+        known = not any(np.isnan(input_of(rows, name)).any() for name in law.input_names)
+        runs = _runs_of_rows(rows, law.input_names, request) if len(rows) and known else None
     if runs is None or runs.digest != stored.digest:
         return ServiceError(
             "conflict",
@@ -307,26 +329,19 @@ def select_runs(connection: Connection, law: Law | None, request: FitRequest) ->
     runs come with every input that some law has and all of them know.
     """
     rows, left_out = _chosen_rows(connection, request)
-    kept = rows
     if law is None:
-        names = [
-            name
-            for name in laws.input_names()
-            if all(input_of(row, name) is not None for row in rows)
-        ]
+        names = [name for name in laws.input_names() if not np.isnan(input_of(rows, name)).any()]
     else:
         names = list(law.input_names)
-        kept = []
-        for row in rows:
-            missing = [name for name in names if input_of(row, name) is None]
-            if missing:
-                reason = (
-                    f"its {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not known"
-                )
-                left_out.append({"run_id": row.run_id, "run": row.name, "reason": reason})
-            else:
-                kept.append(row)
-        if not kept:
+        unknown = np.isnan([input_of(rows, name) for name in names])
+        known = ~np.asarray(unknown.any(axis=0))
+        for row in np.flatnonzero(~known).tolist():
+            missing = list(compress(names, unknown[:, row]))
+            reason = f"its {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not known"
+            left_out.append(
+                {"run_id": int(rows.run_id[row]), "run": rows.name[row], "reason": reason}
+            )
+        if not known.any():
             raise ServiceError(
                 "not_enough_data",
                 f"None of the {len(rows)} runs has every input of {law.name}: "
@@ -334,12 +349,17 @@ def select_runs(connection: Connection, law: Law | None, request: FitRequest) ->
                 "Fit a law of N and D, or import runs with a positive number in that column of "
                 "every row.",
             )
-    return Selected(_runs_of_rows(kept, names, request), [row.run_id for row in kept], left_out)
+        if not known.all():
+            rows = rows.where(known)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_byte = rows.eval_tokens / rows.eval_bytes
+    per_byte[(rows.eval_tokens == 0) | (rows.eval_bytes == 0)] = np.nan
+    return Selected(_runs_of_rows(rows, names, request), rows.run_id.tolist(), left_out, per_byte)
 
 
 def _chosen_rows(
     connection: Connection, request: FitRequest
-) -> tuple[list[FitPoint], list[dict[str, Any]]]:
+) -> tuple[FitPoints, list[dict[str, Any]]]:
     """The rows of the selection, of one recipe and one loss unit, and what it left out."""
     select = request.select
     if request.project is None or not request.validation_set:
@@ -363,8 +383,8 @@ def _chosen_rows(
         _refuse_missing(select.run_ids, chosen)
     rows = chosen.points
     if select.recipe is not None:
-        rows = [row for row in rows if row.recipe.startswith(select.recipe)]
-    if not rows:
+        rows = rows.where(np.array([one.startswith(select.recipe) for one in rows.recipe], bool))
+    if not len(rows):
         known = ", ".join(map(repr, stored_evaluations.validation_sets(connection, project.id)))
         raise ServiceError(
             "not_enough_data",
@@ -372,29 +392,26 @@ def _chosen_rows(
             f"left by the selection (the project has losses on: {known or 'nothing yet'}).",
             "Loosen `select`, name another validation set, or wait for the sweep.",
         )
-    _refuse_mixed("recipe", {row.recipe for row in rows})
-    _refuse_mixed("loss_unit", {row.loss_unit for row in rows})
+    _refuse_mixed("recipe", set(rows.recipe))
+    _refuse_mixed("loss_unit", set(rows.loss_unit))
     left_out = [
         {"run_id": row.run_id, "run": row.name, "reason": row.reason} for row in chosen.left_out
     ]
     return rows, left_out
 
 
-def _runs_of_rows(rows: Sequence[FitPoint], names: Sequence[str], request: FitRequest) -> Runs:
-    exact = all(row.flops_exact is not None for row in rows)
-    unique = [row.unique_tokens for row in rows if row.unique_tokens is not None]
+def _runs_of_rows(rows: FitPoints, names: Sequence[str], request: FitRequest) -> Runs:
+    exact = not np.isnan(rows.flops_exact).any()
     return Runs(
-        inputs={
-            name: np.array([input_of(row, name) for row in rows], dtype=float) for name in names
-        },
-        loss=np.array([row.loss for row in rows], dtype=float),
-        run=np.array([_group(row) for row in rows]),
+        inputs={name: input_of(rows, name) for name in names},
+        loss=rows.loss,
+        run=np.array(_groups(rows)),
         n_convention=request.select.n_convention,
         flops_convention="exact" if exact else "6ND",
-        loss_unit=rows[0].loss_unit,
-        flops=np.array([row.flops_exact for row in rows], dtype=float) if exact else None,
-        cooled=[row.cooled for row in rows],
-        unique_tokens=unique if len(unique) == len(rows) else None,
+        loss_unit=rows.loss_unit[0],
+        flops=rows.flops_exact if exact else None,
+        cooled=rows.cooled,
+        unique_tokens=None if np.isnan(rows.unique_tokens).any() else rows.unique_tokens,
     )
 
 
@@ -432,21 +449,18 @@ def runs_of_points(law: Law | None, request: FitRequest) -> Runs:
     )
 
 
-def input_of(row: FitPoint, name: str) -> float | None:
-    """An input of a law as a run has it: N and D, U its unique tokens, C its compute; any other by
-    its name, from what an import brought."""
-    value: float | None = None
-    if name == "N":
-        value = row.N
-    elif name == "D":
-        value = row.D
-    elif name == "U":
-        value = row.unique_tokens
-    elif name == "C":
-        value = row.flops_exact if row.flops_exact is not None else row.flops_6nd
-    if value is None:
-        value = (row.inputs or {}).get(name)
-    return None if value is None else float(value)
+def input_of(rows: FitPoints, name: str) -> np.ndarray:
+    """An input of a law as each run has it, NaN where it is not known: N and D, U its unique
+    tokens, C its compute; any other by its name, from what an import brought."""
+    if name == "C":
+        value = np.where(np.isnan(rows.flops_exact), rows.flops_6nd, rows.flops_exact)
+    else:
+        own = {"N": rows.N, "D": rows.D, "U": rows.unique_tokens}
+        value = own.get(name, np.full(len(rows), np.nan))
+    if np.isnan(value).any():
+        said = np.array([(one or {}).get(name) for one in rows.inputs], dtype=float)
+        value = np.where(np.isnan(value), said, value)
+    return value
 
 
 def describe_request(request: FitRequest) -> dict[str, Any]:
@@ -515,17 +529,24 @@ def _selection(connection: Connection, project_id: int, request: FitRequest) -> 
     )
 
 
-def _group(row: FitPoint) -> str:
+def _groups(rows: FitPoints) -> list[str]:
     """What the bootstrap resamples: what shares a history goes together. That is the branches of
     one trunk (the same weights up to where they part, so the same luck), and the rows that an
     import gave one run label."""
-    if row.kind == "branch" and row.parent_run_id is not None:
-        return f"run {row.parent_run_id}"
-    return f"run {row.run_id}" if row.label is None else f"label {row.label}"
+    return [
+        f"run {parent}"
+        if kind == "branch" and parent is not None
+        else f"run {run_id}"
+        if label is None
+        else f"label {label}"
+        for run_id, kind, parent, label in zip(
+            rows.run_id.tolist(), rows.kind, rows.parent_run_id, rows.label, strict=True
+        )
+    ]
 
 
 def _refuse_missing(wanted: Sequence[int], chosen: Selection) -> None:
-    missing = sorted(set(wanted) - {row.run_id for row in chosen.points})
+    missing = sorted(set(wanted) - set(chosen.points.run_id.tolist()))
     if missing:
         known = {row.run_id: row.reason for row in chosen.left_out}
         reason = known.get(missing[0], "it is no finished run of this project")

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection
 
 from app.services import fits, laws, projects
 from app.services.errors import ServiceError
 from app.services.fits import FitRequest
-from app.storage import evaluations as stored_evaluations
 from app.storage import runs as stored_runs
 from fitting import Runs
 from fitting.loss_to_loss.pairs import check_tokens_per_byte
@@ -141,8 +141,11 @@ def _of_project(
     assert request.project is not None and request.validation_set is not None
     if new := set(chosen.run_ids) - known.keys():
         known |= stored_runs.trained_on(connection, new)
-    mixtures = [mixture_of(known[one]) for one in chosen.run_ids]
-    sizes = {(known[one].get("model") or {}).get("vocab_size") for one in chosen.run_ids}
+    said = [known[one] for one in chosen.run_ids]
+    each = {id(one): one for one in said}  # runs that say the same share it
+    words = {key: mixture_of(one) for key, one in each.items()}
+    mixtures = [words[id(one)] for one in said]
+    sizes = {(one.get("model") or {}).get("vocab_size") for one in each.values()}
     tokenizer = f"{sizes.pop()} tokens" if len(sizes) == 1 and None not in sizes else None
     found = OpenSet(
         name=asked.name or request.validation_set,
@@ -157,30 +160,28 @@ def _of_project(
         validation_set=request.validation_set,
     )
     return found, asked.tokens_per_byte or _tokens_per_byte(
-        connection, chosen.run_ids, request.validation_set
+        chosen.tokens_per_byte, request.validation_set
     )
 
 
-def _tokens_per_byte(
-    connection: Connection, run_ids: Sequence[int], validation_set: str
-) -> float | None:
+def _tokens_per_byte(said: np.ndarray, validation_set: str) -> float | None:
     """Tokens to a byte of the validation text; None where some run's evaluation does not say.
 
     Runs of one tokenizer evaluate the same text: where they differ by more than a percent the
     sizes are not those of one text, and the median would hide it.
     """
-    said = stored_evaluations.tokens_per_byte(connection, run_ids, validation_set)
-    if said.runs < len(run_ids) or not said.runs:
+    if np.isnan(said).any():
         return None
-    if said.most > 1.01 * said.least:
+    least, most = float(said.min()), float(said.max())
+    if most > 1.01 * least:
         raise ServiceError(
             "invalid",
-            f"The evaluations on {validation_set!r} have {said.least:.4g} to {said.most:.4g} "
+            f"The evaluations on {validation_set!r} have {least:.4g} to {most:.4g} "
             "tokens to a byte: they are of several tokenizers.",
             "Select the runs of one.",
             column="select",
         )
-    return said.median
+    return float(np.median(said))
 
 
 def _in_unit(found: OpenSet, unit: str | None, per_byte: float | None) -> OpenSet:

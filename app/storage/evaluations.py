@@ -1,15 +1,13 @@
 """Losses on validation sets. While a run trains they are written by recording.py."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.recording import EvaluationLine
-from app.storage.rows import columns_of, values_of
+from app.storage.rows import array_of, columns_of, values_of
 from app.storage.tables import evaluations, runs
 
 
@@ -66,44 +64,13 @@ def last_of_runs(connection: Connection, run_ids: Iterable[int]) -> list[Evaluat
             """
             select distinct on (run_id, validation_set) run_id, validation_set, step,
                 train_tokens, loss, loss_unit, tokens, bytes
-            from evaluations where run_id = any(:run_ids)
+            from evaluations where run_id = any(cast(:run_ids as bigint[]))
             order by run_id, validation_set, step desc
             """
         ),
-        {"run_ids": list(run_ids)},
+        {"run_ids": array_of(run_ids)},
     )
     return values_of(Evaluation, rows.all())
-
-
-class TokensPerByte(NamedTuple):
-    """Of the last evaluations of so many runs, each of which says it (0 runs: NaN)."""
-
-    runs: int
-    least: float
-    most: float
-    median: float
-
-
-def tokens_per_byte(
-    connection: Connection, run_ids: Iterable[int], validation_set: str
-) -> TokensPerByte:
-    """How many tokens to a byte the runs' last evaluations on a set had."""
-    row = connection.execute(
-        text(
-            """
-            select count(ratio), min(ratio), max(ratio),
-                percentile_cont(0.5) within group (order by ratio)
-            from (
-                select distinct on (run_id) nullif(tokens, 0) / nullif(bytes, 0) as ratio
-                from evaluations
-                where run_id = any(:run_ids) and validation_set = :validation_set
-                order by run_id, step desc
-            ) last
-            """
-        ),
-        {"run_ids": list(run_ids), "validation_set": validation_set},
-    ).one()
-    return TokensPerByte(row[0], *(math.nan if one is None else one for one in row[1:]))
 
 
 def validation_sets(connection: Connection, project_id: int) -> list[str]:

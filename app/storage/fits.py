@@ -2,16 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from itertools import compress
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.errors import NotFound
-from app.storage.rows import Page, columns_of, find_row, page_of, value_of
+from app.storage.rows import Page, array_of, columns_of, find_row, page_of, stored_array, value_of
 from app.storage.tables import fits
+
+Numbers = NDArray[np.float64]
 
 N_COLUMNS = {
     "total": "n_total",
@@ -19,6 +24,9 @@ N_COLUMNS = {
     "blocks": "n_blocks",
     "blocks_and_head": "n_blocks_and_head",
 }
+NUMBERS = (
+    "N", "D", "loss", "flops_exact", "flops_6nd", "unique_tokens", "eval_tokens", "eval_bytes",
+)  # fmt: skip
 SELECT_KEYS = ("recipe", "cooled", "min_steps", "run_ids", "sweep_id", "kind")
 
 
@@ -38,35 +46,43 @@ class StoredFit:
 
 
 @dataclass(frozen=True)
-class FitPoint:
-    """One finished run as a fit sees it: N and D, its FLOPs where known, its last loss.
+class FitPoints:
+    """Finished runs as a fit sees them, by run id: a column [n] of each thing, with NaN where a
+    number is not known. N and D, the FLOPs, the last loss and on how much text it was measured.
 
     label, inputs: from the run's config: of an import, the name that its rows share and every input
     by name; of a run trained here, width and depth.
     """
 
-    run_id: int
-    name: str
-    N: float
-    D: float
-    loss: float
-    loss_unit: str
-    step: int
-    steps: int | None
-    flops_exact: float | None
-    flops_6nd: float | None
-    flops_palm: float | None
-    unique_tokens: float | None
-    recipe: str
-    cooled: bool
-    seed: int | None
-    kind: str
-    sweep_id: int | None
-    parent_run_id: int | None
-    eval_tokens: float | None
-    eval_bytes: float | None
-    label: str | None = None
-    inputs: dict[str, Any] | None = None
+    run_id: NDArray[np.int64]
+    name: tuple[str, ...]
+    N: Numbers
+    D: Numbers
+    loss: Numbers
+    loss_unit: tuple[str, ...]
+    flops_exact: Numbers
+    flops_6nd: Numbers
+    unique_tokens: Numbers
+    recipe: tuple[str, ...]
+    cooled: NDArray[np.bool_]
+    kind: tuple[str, ...]
+    parent_run_id: tuple[int | None, ...]
+    eval_tokens: Numbers
+    eval_bytes: Numbers
+    label: tuple[str | None, ...]
+    inputs: tuple[dict[str, Any] | None, ...]
+
+    def __len__(self) -> int:
+        return int(self.run_id.size)
+
+    def where(self, rows: NDArray[np.bool_]) -> "FitPoints":
+        """Those of `rows` [n] alone."""
+        kept: dict[str, Any] = {}
+        for field in fields(self):
+            column = getattr(self, field.name)
+            some = tuple(compress(column, rows)) if isinstance(column, tuple) else column[rows]
+            kept[field.name] = some
+        return FitPoints(**kept)
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ class LeftOut:
 class Selection:
     """What a fit can use, by run id, and the finished runs that it cannot, each with the reason."""
 
-    points: list[FitPoint]
+    points: FitPoints
     left_out: list[LeftOut]
 
 
@@ -104,7 +120,7 @@ def create(
             digest=digest,
             request=dict(request),
             document=dict(document),
-            run_ids=list(run_ids),
+            run_ids=stored_array(run_ids),
         )
         .returning(*columns_of(StoredFit, fits))
     ).one()
@@ -159,11 +175,9 @@ def select_points(
     rows = connection.execute(
         text(
             f"""
-            -- in the order of FitPoint's fields
             select r.id as run_id, r.name, r.{N_COLUMNS[n_convention]} as "N", r.tokens as "D",
-                e.loss, e.loss_unit, e.step, r.steps,
-                r.flops_exact, r.flops_6nd, r.flops_palm, r.unique_tokens,
-                r.recipe, r.cooled, r.seed, r.kind, r.sweep_id, r.parent_run_id,
+                e.loss, e.loss_unit, e.step, r.steps, r.flops_exact, r.flops_6nd, r.unique_tokens,
+                r.recipe, r.cooled, r.kind, r.parent_run_id,
                 e.tokens as eval_tokens, e.bytes as eval_bytes,
                 r.config ->> 'run' as label,
                 coalesce(r.config -> 'inputs', jsonb_build_object(
@@ -171,7 +185,7 @@ def select_points(
                     'depth', r.config -> 'model' -> 'n_layers'))::text as inputs
             from runs r
             left join lateral (
-                select * from evaluations
+                select loss, loss_unit, step, tokens, bytes from evaluations
                 where run_id = r.id and validation_set = :validation_set
                 order by step desc limit 1
             ) e on true
@@ -193,33 +207,40 @@ def select_points(
             "recipe": select.get("recipe"),
             "cooled": select.get("cooled", True),
             "min_steps": select.get("min_steps"),
-            "run_ids": None if run_ids is None else list(run_ids),
+            "run_ids": None if run_ids is None else array_of(run_ids),
             "sweep_id": select.get("sweep_id"),
             "kind": select.get("kind"),
         },
     )
-    points, left_out = [], []
-    read: dict[str, dict[str, Any]] = {}  # most runs of a project say the same
-    for row in rows.all():
-        *known, inputs = row
-        if inputs not in read:
-            read[inputs] = json.loads(inputs)
-        point = FitPoint(*[*known, read[inputs]])
-        reason = _reason(point, validation_set, n_convention)
-        if reason is None:
-            points.append(point)
+    names = tuple(rows.keys())
+    columns = dict(zip(names, zip(*rows.all(), strict=True), strict=False)) or dict.fromkeys(
+        names, ()
+    )
+    step, steps = columns.pop("step"), columns.pop("steps")
+    points = _points(columns)
+    early = np.array([of is not None and at != of for at, of in zip(step, steps, strict=True)])
+    usable = ~(np.isnan([points.loss, points.N, points.D]).any(axis=0) | early.astype(bool))
+    left_out = []
+    for i in np.flatnonzero(~usable).tolist():
+        if np.isnan(points.loss[i]):
+            reason = f"it was not evaluated on {validation_set!r}"
+        elif np.isnan(points.N[i]):
+            reason = f"its N is not known by the convention {n_convention!r}"
+        elif np.isnan(points.D[i]):
+            reason = "its training tokens are not known"
         else:
-            left_out.append(LeftOut(point.run_id, point.name, reason))
-    return Selection(points, left_out)
+            reason = f"its last evaluation is at step {step[i]} of {steps[i]}"
+        left_out.append(LeftOut(int(points.run_id[i]), points.name[i], reason))
+    return Selection(points if usable.all() else points.where(usable), left_out)
 
 
-def _reason(row: FitPoint, validation_set: str, n_convention: str) -> str | None:
-    if row.loss is None:
-        return f"it was not evaluated on {validation_set!r}"
-    if row.N is None:
-        return f"its N is not known by the convention {n_convention!r}"
-    if row.D is None:
-        return "its training tokens are not known"
-    if row.steps is not None and row.step != row.steps:
-        return f"its last evaluation is at step {row.step} of {row.steps}"
-    return None
+def _points(columns: dict[str, tuple[Any, ...]]) -> FitPoints:
+    made: dict[str, Any] = dict(columns)
+    for name in NUMBERS:
+        made[name] = np.array(columns[name], dtype=float)  # None is NaN
+    made["run_id"] = np.array(columns["run_id"], dtype=np.int64)
+    made["cooled"] = np.array(columns["cooled"], dtype=bool)
+    # most runs of a project say the same
+    said = {one: json.loads(one) for one in set(columns["inputs"])}
+    made["inputs"] = tuple(said[one] for one in columns["inputs"])
+    return FitPoints(**made)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.storage import tables
 from app.storage.errors import NotFound
-from app.storage.rows import Page, columns_of, find_row, page_of, value_of
+from app.storage.rows import Page, columns_of, find_row, page_of, stored_array, value_of
 
 Resource = Literal["link", "task", "curve_fit", "cpt_fit", "calibration"]
 
@@ -63,7 +63,7 @@ def create(
             digest=digest,
             request=dict(request),
             document=dict(document),
-            run_ids=list(run_ids),
+            run_ids=stored_array(run_ids),
         )
         .returning(*columns_of(Stored, table))
     ).one()

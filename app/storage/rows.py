@@ -1,10 +1,23 @@
 """From rows to plain values: a frozen dataclass names the columns that it is read from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, Connection, Row, Select, Table, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Cast,
+    Column,
+    Connection,
+    Row,
+    Select,
+    Table,
+    Text,
+    cast,
+    literal,
+    select,
+)
 
 T = TypeVar("T")
 
@@ -17,6 +30,16 @@ class Page(Generic[T]):
 
     items: list[T]
     next: int | None
+
+
+def array_of(ids: Iterable[int]) -> str:
+    """A bigint[] in Postgres' own writing, to be cast to it: psycopg takes .1 s for 10,000 ids."""
+    return "{" + ",".join(map(str, ids)) + "}"
+
+
+def stored_array(ids: Iterable[int]) -> Cast[Any]:
+    """The same as a value of a column bigint[]."""
+    return cast(literal(array_of(ids), Text), ARRAY(BigInteger))
 
 
 def columns_of(kind: type[Any], table: Table) -> list[Column[Any]]:

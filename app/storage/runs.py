@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.engine import end_if_silent
 from app.storage.errors import Conflict, NotFound
-from app.storage.rows import Page, columns_of, find_row, page_of, values_of
+from app.storage.rows import Page, array_of, columns_of, find_row, page_of, values_of
 from app.storage.tables import checkpoints, runs
 
 CHILDREN = ("branch", "continual")  # the kinds that start from a parent's checkpoint
@@ -181,11 +181,11 @@ def trained_on(connection: Connection, run_ids: Iterable[int]) -> dict[int, dict
             from (
                 select id, config -> 'data' as data, config -> 'init' -> 'kind' as kind,
                     config -> 'model' -> 'vocab_size' as vocab_size
-                from runs where id = any(:run_ids)
+                from runs where id = any(cast(:run_ids as bigint[]))
             ) each group by data, kind, vocab_size
             """
         ),
-        {"run_ids": list(run_ids)},
+        {"run_ids": array_of(run_ids)},
     ).all()
     found: dict[int, dict[str, Any]] = {}
     for ids, said in rows:

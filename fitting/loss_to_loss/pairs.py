@@ -194,37 +194,36 @@ def budgets(compute: ArrayLike) -> NDArray[np.int64]:
     return group
 
 
-def _mean(losses: list[float]) -> float:
-    """NaN of none; of one, which is usual, what takes no time."""
-    if len(losses) == 1:
-        return losses[0]
-    return float(np.mean(losses)) if losses else np.nan
-
-
 def _by_cell(sets: Sequence[Runs], scale: Sequence[float]) -> tuple[Floats, ...]:
-    """N, D, compute [cells] and losses [cells, sets]; runs repeated in a cell are averaged."""
-    rows: dict[tuple[str, str], int] = {}
-    N: list[float] = []
-    D: list[float] = []
-    C: list[float] = []
-    found: list[list[list[float]]] = []
+    """N, D, compute [cells] and losses [cells, sets]; runs repeated in a cell are averaged.
+
+    A cell's N, D and compute are those of its first run.
+    """
+    computes = [runs.compute() for runs in sets]
+    N, D = (np.concatenate([runs.inputs[name] for runs in sets]) for name in ("N", "D"))
+    C = np.concatenate([compute for compute in computes if compute is not None])
+    n, d = _to_nine_digits(N), _to_nine_digits(D)
+    _, first, cell = np.unique(n * (d.max() + 1) + d, return_index=True, return_inverse=True)
+    losses = np.empty((first.size, len(sets)))
+    begin = 0
     for place, runs in enumerate(sets):
-        compute = runs.compute()
-        assert compute is not None
-        for n, d, c, loss in zip(
-            runs.inputs["N"], runs.inputs["D"], compute, runs.loss, strict=True
-        ):
-            key = (f"{n:.9g}", f"{d:.9g}")
-            if key not in rows:
-                rows[key] = len(N)
-                N.append(float(n))
-                D.append(float(d))
-                C.append(float(c))
-                found.append([[] for _ in sets])
-            found[rows[key]][place].append(float(loss) * scale[place])
-    losses = np.array([[_mean(one) for one in row] for row in found])
-    order = np.lexsort((np.array(D), np.array(N), np.round(np.log10(C), 2)))
-    return tuple(np.asarray(column)[order] for column in (N, D, C, losses))
+        mine = cell[begin : begin + len(runs)]
+        begin += len(runs)
+        total = np.bincount(mine, runs.loss * scale[place], minlength=first.size)
+        with np.errstate(invalid="ignore"):  # NaN where no run of the set has that cell
+            losses[:, place] = total / np.bincount(mine, minlength=first.size)
+    N, D, C = N[first], D[first], C[first]
+    order = np.lexsort((first, D, N, np.round(np.log10(C), 2)))
+    return N[order], D[order], C[order], losses[order]
+
+
+def _to_nine_digits(values: Floats) -> NDArray[np.int64]:
+    """The rank of each positive value among those there are, alike where nine digits are."""
+    size = np.floor(np.log10(values)) - 8
+    digits = np.rint(values / 10.0**size)
+    over = digits == 1e9  # 9.999999999 is 10.0000000
+    digits, size = np.where(over, 1e8, digits), size + over
+    return np.unique(digits + 1e10 * size, return_inverse=True)[1].astype(np.int64)
 
 
 def frontier(compute: Floats, loss: Floats, budget: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -72,7 +72,7 @@ def test_data_survives_the_upgrade_and_works(server_url: str, file: Path) -> Non
             assert trunk is not None and branch is not None
             assert len(curves.read_points(connection, trunk.id).step) == 40
             points = fits.select_points(connection, project.id, "code").points
-            assert [(point.N, point.loss) for point in points] == [(5e6, 2.25)]
+            assert (points.N.tolist(), points.loss.tolist()) == ([5e6], [2.25])
             assert queue.depth(connection) == {("train", "todo"): 1, ("jobs", "todo"): 1}
             # work goes on where it was, the forecast about it included
             attempt = recording.claim_run(connection, branch.id, "worker")

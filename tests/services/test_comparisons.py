@@ -58,7 +58,7 @@ def test_auto_fits_the_first_of_the_ranking_and_says_how(connection: Connection)
     assert all(one["trained"] + one["predicted"] == 24 for one in compared["held_out"])
     # and it is a fit like any other
     assert fits.load(connection, made.id).law.name == made.law
-    assert len(fits.points_of(connection, made.id)) == 24
+    assert fits.points_of(connection, made.id).loss.size == 24
     assert fits.request_from(made.request).law == "auto"
 
 

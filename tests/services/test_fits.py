@@ -60,7 +60,7 @@ def test_the_run_ids_are_stored_with_the_fit(connection: Connection) -> None:
     chosen = tuple(imported.run_ids[:12])
     fit = fits.create(connection, from_database("ids", select=Select(run_ids=chosen)))
     assert fits.get(connection, fit.id).run_ids == sorted(chosen)
-    points = fits.points_of(connection, fit.id)
+    points = fits.points_of(connection, fit.id).rows()
     assert [point["run_id"] for point in points] == sorted(chosen)
     assert points[0]["inputs"] == {"N": pytest.approx(1e7), "D": pytest.approx(1e9)}
 

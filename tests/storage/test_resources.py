@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from sqlalchemy import Connection, Engine, text
 
@@ -138,7 +139,7 @@ def test_points_for_a_fit_are_the_last_losses_of_finished_cooled_runs(
     connection: Connection,
 ) -> None:
     project = projects.create(connection, "fitted").id
-    good = evaluated(connection, 2.5, project_id=project, n_blocks=5e5, flops_exact=1.3e14, seed=3)
+    good = evaluated(connection, 2.5, project_id=project, n_blocks=5e5, flops_exact=1.3e14)
     evaluations.add(connection, [(good, EvaluationLine(50, "code", 9.0))])
     evaluations.add(connection, [(good, EvaluationLine(100, "english", 8.0))])
     uncooled = evaluated(connection, 2.9, project_id=project, cooled=False)
@@ -149,9 +150,10 @@ def test_points_for_a_fit_are_the_last_losses_of_finished_cooled_runs(
     evaluated(connection, 2.6)  # another project
 
     selection = fits.select_points(connection, project, "code")
-    assert [point.run_id for point in selection.points] == [good, other]
-    point = selection.points[0]
-    assert (point.N, point.D, point.loss, point.step, point.seed) == (1e6, 2e7, 2.5, 100, 3)
+    assert selection.points.run_id.tolist() == [good, other]
+    point = selection.points
+    assert (point.N[0], point.D[0], point.loss[0], point.flops_exact[0]) == (1e6, 2e7, 2.5, 1.3e14)
+    assert np.isnan(point.flops_exact[1]) and point.recipe == ("a", "b")
     assert {left.run_id: left.reason for left in selection.left_out} == {
         early: "its last evaluation is at step 90 of 100",
         blind: "it was not evaluated on 'code'",
@@ -159,7 +161,7 @@ def test_points_for_a_fit_are_the_last_losses_of_finished_cooled_runs(
 
     def chosen(**select: object) -> list[int]:
         found = fits.select_points(connection, project, "code", select)
-        return [point.run_id for point in found.points]
+        return list(found.points.run_id)
 
     assert chosen(recipe="b") == [other]
     assert chosen(cooled=False) == [uncooled]
@@ -168,7 +170,7 @@ def test_points_for_a_fit_are_the_last_losses_of_finished_cooled_runs(
     assert chosen(run_ids=[good, blind]) == [good]
 
     blocks = fits.select_points(connection, project, "code", n_convention="blocks")
-    assert [point.N for point in blocks.points] == [5e5]
+    assert blocks.points.N.tolist() == [5e5]
     assert "'blocks'" in blocks.left_out[0].reason
     with pytest.raises(ValueError, match="colour"):
         fits.select_points(connection, project, "code", {"colour": "red"})

@@ -76,15 +76,15 @@ def open_fit(connection: Connection, fit_id: int) -> OpenFit | None:
         runs, points = service.runs_and_points_of(connection, fit_id)
     except (ServiceError, FittingError) as error:
         runs, points = error, service.points_of(connection, fit_id)
-    found = [
-        point for point in points if all(point["inputs"].get(name) is not None for name in names)
-    ]
+    nothing = np.full(points.loss.size, np.nan)
+    inputs = {name: points.inputs.get(name, nothing) for name in names}
+    found = np.flatnonzero(~np.isnan(list(inputs.values())).any(axis=0))
     cloud = Points(
-        {name: np.array([float(point["inputs"][name]) for point in found]) for name in names},
-        np.array([float(point["loss"]) for point in found]),
-        [str(point["run"] or f"point {index + 1}") for index, point in enumerate(found)],
-        [point["run_id"] for point in found],
-        np.array([index not in fit.data.dropped for index in range(len(found))], bool),
+        {name: column[found] for name, column in inputs.items()},
+        points.loss[found],
+        [str(points.run[i] or f"point {k + 1}") for k, i in enumerate(found.tolist())],
+        [points.run_ids[i] for i in found.tolist()],
+        ~np.isin(np.arange(found.size), list(fit.data.dropped)),
     )
     if isinstance(runs, Exception):
         return OpenFit(row, fit, cloud)

@@ -381,3 +381,13 @@ def test_losses_and_factors_out_of_any_range_are_refused() -> None:
             pair(Runs(web.inputs, web.loss * factor), code)
     with pytest.raises(FittingError, match="bytes per token"):
         pair(web, code, unit="bits/byte", tokens_per_byte=(4.2, 0.3))
+
+
+def test_runs_that_agree_in_nine_digits_share_a_cell_and_are_averaged() -> None:
+    N = np.array([1e8, 3e8, 1e9, 9.9999999997e7, 3e8, 4e9])
+    D, loss = np.full(6, 2e10), np.array([3.0, 2.8, 2.6, 3.2, 2.9, 2.4])
+    other = Runs({"N": N[:3] * (1 + 1e-11), "D": D[:3]}, 1.1 * loss[:3])
+    found = pair(Runs({"N": N, "D": D}, loss), other)
+    assert found.N.tolist() == [1e8, 3e8, 1e9, 4e9]
+    np.testing.assert_allclose(found.x, [3.1, 2.85, 2.6, 2.4])
+    np.testing.assert_allclose(found.y, [3.3, 3.08, 2.86, np.nan])
