@@ -6,49 +6,44 @@ split into training and validation by that same hash: a text is on one side for 
 the corpus holds. Built twice from the same files, a corpus has the same digest.
 """
 
-import ast
 import hashlib
-import inspect
 import json
 import os
 import platform
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from app.services.documents import (
+    DOCUMENTATION_SUFFIXES,
+    SMALLEST_DOCUMENT_BYTES,
+    CorpusError,
+    Document,
+    files_of,
+    hash_of,
+    installed_packages,
+    read_text,
+    readmes,
+    shuffled,
+    split_module,
+)
+
 FORMAT = 1
 SHARD_TOKENS = 64_000_000
 VALIDATION_FRACTION = 0.05
-# Larger files are mostly generated tables and data, not prose or code that somebody wrote (guess).
-LARGEST_DOCUMENT_BYTES = 200_000
-SMALLEST_DOCUMENT_BYTES = 64
 BPE_SAMPLE_BYTES = 12_000_000
 
 CODE_BYTES = 24_000_000
 ENGLISH_BYTES = 12_000_000
-DOCUMENTATION_SUFFIXES = (".md", ".rst", ".txt")
 LICENCE_NOTE = (
     "Made from files installed on this machine, each under the licence of its own package; "
     "meant for local experiments, not for redistribution."
 )
-
-
-class CorpusError(ValueError):
-    """A corpus cannot be built or read; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text and where it came from; `text` is UTF-8 without NUL bytes."""
-
-    origin: str
-    text: bytes
 
 
 def build(
@@ -86,8 +81,6 @@ def build_default(
     corpus_dir: str | Path,
     *,
     rebuild: bool = False,
-    code_bytes: int = CODE_BYTES,
-    english_bytes: int = ENGLISH_BYTES,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The corpora that every machine can make: "code" and "english", by name.
@@ -113,22 +106,22 @@ def build_default(
             english.append(split[1])
             held += len(split[0].text)
         # a little more than asked for: duplicates fall out later
-        if held > 1.1 * code_bytes:
+        if held > 1.1 * CODE_BYTES:
             break
     pages = [f for folder in libraries for f in files_of(folder, DOCUMENTATION_SUFFIXES)]
-    pages += files_of("/usr/share/doc", DOCUMENTATION_SUFFIXES) if _has("/usr/share/doc") else []
-    read = [d for d in map(read_text, pages) if d is not None]
-    read += [Document(f"{d.name} readme", d.text) for d in _descriptions()]
-    english += read
-    english.sort(key=lambda document: _sha256(document.origin.encode()))
+    if Path("/usr/share/doc").is_dir():
+        pages += files_of("/usr/share/doc", DOCUMENTATION_SUFFIXES)
+    english += [d for d in map(read_text, pages) if d is not None]
+    english += readmes()
+    english.sort(key=lambda document: hash_of(document.origin))
     common: dict[str, Any] = {
         "sources": [str(folder) for folder in libraries],
         "packages": installed_packages(),
         "progress": progress,
     }
     return {
-        "code": write_corpus("code", code, corpus_dir, max_bytes=code_bytes, **common),
-        "english": write_corpus("english", english, corpus_dir, max_bytes=english_bytes, **common),
+        "code": write_corpus("code", code, corpus_dir, max_bytes=CODE_BYTES, **common),
+        "english": write_corpus("english", english, corpus_dir, max_bytes=ENGLISH_BYTES, **common),
     }
 
 
@@ -155,114 +148,6 @@ def verify(folder: str | Path) -> None:
         found = _sha256((Path(folder) / shard["file"]).read_bytes())
         if found != shard["sha256"]:
             raise CorpusError(f"{folder}/{shard['file']} is not what was built: sha256 {found}")
-
-
-# Where documents come from
-
-
-def files_of(source: str | Path, suffixes: tuple[str, ...] | None = None) -> list[Path]:
-    """The files of a file, a folder (without hidden folders), or an installed package."""
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found: list[Path] = []
-        nested = path.name != "site-packages"
-        for folder, folders, names in os.walk(path):
-            folders[:] = sorted(
-                each
-                for each in folders
-                if not each.startswith(".")
-                and each not in ("__pycache__", "node_modules")
-                and not (nested and each in ("site-packages", "dist-packages"))
-            )
-            found += [
-                Path(folder, each)
-                for each in sorted(names)
-                if suffixes is None or each.lower().endswith(suffixes)
-            ]
-        return found
-    try:
-        distribution = metadata.distribution(str(source))
-    except (metadata.PackageNotFoundError, ValueError) as error:
-        raise CorpusError(f"{source!s} is no file, no folder and no installed package") from error
-    listed = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
-    return [f for f in listed if f.is_file() and (not suffixes or f.suffix.lower() in suffixes)]
-
-
-def shuffled(files: Iterable[Path]) -> list[Path]:
-    """By the hash of the path's tail: a fixed order in which the first part is a fair sample."""
-    return sorted(files, key=lambda file: _sha256("/".join(file.parts[-4:]).encode()))
-
-
-def read_text(file: Path) -> Document | None:
-    """The file as a document; None if it is no text, or too small or too large to be one."""
-    try:
-        if not SMALLEST_DOCUMENT_BYTES <= file.stat().st_size <= LARGEST_DOCUMENT_BYTES:
-            return None
-        text = file.read_bytes().replace(b"\r\n", b"\n")
-        text.decode()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return None if b"\0" in text else Document(str(file), text)
-
-
-def split_module(file: Path) -> tuple[Document, Document] | None:
-    """A Python module as (its code without docstrings, its docstrings); None if it has no code."""
-    document = read_text(file)
-    if document is None:
-        return None
-    try:
-        tree = ast.parse(document.text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    lines = document.text.splitlines(keepends=True)
-    docstrings: list[str] = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        first = node.body[0] if node.body else None
-        if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)):
-            continue
-        if not isinstance(first.value.value, str):
-            continue
-        docstrings.append(inspect.cleandoc(first.value.value))
-        last = first.end_lineno or first.lineno
-        head = lines[first.lineno - 1][: first.col_offset]
-        if head.strip():  # `def f(): "docstring"` on one line: leave it
-            continue
-        for number in range(first.lineno - 1, min(last, len(lines))):
-            lines[number] = b""
-    code = b"".join(lines)
-    if len(code) < SMALLEST_DOCUMENT_BYTES:
-        return None
-    prose = "\n\n".join(text for text in docstrings if len(text) > 40)
-    return (
-        Document(document.origin, code),
-        Document(f"{document.origin} docstrings", prose.encode(errors="ignore")),
-    )
-
-
-@dataclass(frozen=True)
-class _Description:
-    name: str
-    text: bytes
-
-
-def _descriptions() -> Iterator[_Description]:
-    """The readme of every installed package, as its metadata carries it."""
-    for distribution in metadata.distributions():
-        text = distribution.metadata.get_payload()  # type: ignore[attr-defined]
-        if isinstance(text, str) and len(text) > SMALLEST_DOCUMENT_BYTES:
-            yield _Description(str(distribution.name), text.encode(errors="ignore"))
-
-
-def installed_packages() -> list[str]:
-    """`name==version` of every installed package, sorted."""
-    return sorted({f"{d.name}=={d.version}" for d in metadata.distributions() if d.name})
-
-
-# Writing
 
 
 def write_corpus(
@@ -473,10 +358,6 @@ def _load_bpe(spec: str) -> Any:
     if bpe.id_to_token(0) != "<|document|>" or bpe.get_vocab_size() > 65_536:
         raise CorpusError(f"{spec}: id 0 must be <|document|>, and ids must fit 16 bits")
     return bpe
-
-
-def _has(folder: str) -> bool:
-    return Path(folder).is_dir()
 
 
 def _sha256(data: bytes) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.services import corpora
-from app.services.corpora import CorpusError, Document
+from app.services.documents import CorpusError, Document, split_module
 
 PROSE = "A scaling law is worth what its runs are worth, and no more than that; line {}.\n"
 
@@ -85,7 +85,7 @@ def test_a_module_is_split_into_code_and_docstrings(tmp_path: Path) -> None:
         'def g(): "on one line"\n\n'
         'value = """not a docstring"""\n'
     )
-    split = corpora.split_module(file)
+    split = split_module(file)
     assert split is not None
     code, prose = (document.text.decode() for document in split)
     assert code == (

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine
 
 from app.services import corpora, links, projects, sweeps
+from app.services.documents import split_module
 from app.services.fits import FitRequest, Select
 from app.services.link_sets import LinkSet
 from app.services.links import LinkRequest
@@ -50,7 +51,7 @@ def with_texts(settings: Settings) -> Settings:
         for name in ("asyncio", "email", "http", "json")
         for file in (library / name).glob("*.py")
     )
-    split = [both for file in files if (both := corpora.split_module(file)) is not None]
+    split = [both for file in files if (both := split_module(file)) is not None]
     for place, name in enumerate(("code", "english")):
         corpora.write_corpus(
             name,
