@@ -238,6 +238,7 @@ def corpus_build(
 ) -> None:
     """Build a corpus: documents de-duplicated, split by their hash, as shards of tokens."""
     from app.services import corpora
+    from app.services.documents import CorpusError
 
     folder = corpus_dir or settings_or_refuse().corpus_dir
     if name is not None and not source:
@@ -257,7 +258,7 @@ def corpus_build(
                     progress=note,
                 )
             ]
-    except corpora.CorpusError as error:
+    except CorpusError as error:
         raise Refused(str(error)) from None
     _show_corpora(built, as_json)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFUSED = 1
-WRONG_USAGE = 2
 
 
 class Refused(Exception):

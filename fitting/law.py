@@ -24,7 +24,7 @@ What a formula promises (`tests/fitting/test_every_law.py` holds every law to it
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,8 +209,3 @@ class Law:
             )
         n = max(lengths.values())
         return {k: np.broadcast_to(v, n).astype(float) for k, v in out.items()}
-
-
-def in_order(names: Sequence[str], params: Mapping[str, float]) -> list[float]:
-    """The values of `params` in the order of `names`."""
-    return [float(params[name]) for name in names]

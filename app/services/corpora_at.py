@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.services import corpora
+from app.services.documents import CorpusError
 from app.services.errors import ServiceError
 from app.settings import Settings
 
@@ -12,7 +13,7 @@ def listed(settings: Settings) -> list[dict[str, Any]]:
     """The manifests of the corpora under `corpus_dir`, by name."""
     try:
         return corpora.list_corpora(settings.corpus_dir)
-    except corpora.CorpusError as error:
+    except CorpusError as error:
         raise ServiceError(
             "conflict",
             f"A corpus in {settings.corpus_dir} cannot be read: {error}.",

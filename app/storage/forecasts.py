@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.errors import Conflict, NotFound
@@ -117,25 +117,6 @@ def page(
     return page_of(connection, Forecast, forecasts, where=where, after=after, limit=limit)
 
 
-def attach(connection: Connection, forecast_id: int, run_id: int) -> None:
-    """Say which run the forecast is about, once; then `score_run` if it has finished.
-
-    Conflict if the forecast has another run, or the run's loss was known when it was made.
-    """
-    forecast = get(connection, forecast_id)
-    if _known(connection, run_id, forecast.validation_set, forecast.created_at):
-        raise Conflict(
-            "forecast", f"the loss of run {run_id} was known before forecast {forecast_id} was made"
-        )
-    changed = connection.execute(
-        update(forecasts)
-        .where(forecasts.c.id == forecast_id, forecasts.c.run_id.is_(None))
-        .values(run_id=run_id)
-    ).rowcount
-    if not changed:
-        raise Conflict("forecast", f"forecast {forecast_id} is about another run already")
-
-
 def score_run(connection: Connection, run_id: int) -> list[Forecast]:
     """Score the forecasts about a finished run by its loss at its last step; those just scored.
 
@@ -163,28 +144,8 @@ def score_run(connection: Connection, run_id: int) -> list[Forecast]:
     return values_of(Forecast, rows)
 
 
-def score(connection: Connection, forecast_id: int, actual: float) -> Forecast:
-    """Score a forecast by a loss that was measured elsewhere; Conflict if it is scored already."""
-    changed = connection.execute(
-        text(
-            "update forecasts set actual = :actual, scored_at = now()"
-            " where id = :id and actual is null"
-        ),
-        {"id": forecast_id, "actual": actual},
-    ).rowcount
-    forecast = get(connection, forecast_id)
-    if not changed:
-        raise Conflict("forecast", f"forecast {forecast_id} was scored already")
-    return forecast
-
-
-def _known(
-    connection: Connection, run_id: int, validation_set: str, since: datetime | None = None
-) -> bool:
-    """Whether the run's last loss was known at `since` (default: now).
-
-    A finished run's loss counts as known from its end, or from when it was brought in.
-    """
+def _known(connection: Connection, run_id: int, validation_set: str) -> bool:
+    """Whether the run's last loss is known. A finished run's counts as known."""
     return bool(
         connection.scalar(
             text(
@@ -193,14 +154,11 @@ def _known(
                     select 1 from runs left join evaluations e
                         on e.run_id = runs.id and e.validation_set = :validation_set
                         and e.step = runs.steps
-                    where runs.id = :run_id and case
-                        when runs.status = 'finished' then
-                            coalesce(runs.finished_at, runs.created_at)
-                                <= coalesce(cast(:since as timestamptz), clock_timestamp())
-                        else e.loss is not null end
+                    where runs.id = :run_id
+                        and (runs.status = 'finished' or e.loss is not null)
                 )
                 """
             ),
-            {"run_id": run_id, "validation_set": validation_set, "since": since},
+            {"run_id": run_id, "validation_set": validation_set},
         )
     )

@@ -193,17 +193,6 @@ def trained_on(connection: Connection, run_ids: Iterable[int]) -> dict[int, dict
     return found
 
 
-def count_by_status(
-    connection: Connection, *, project_id: int | None = None, sweep_id: int | None = None
-) -> dict[str, int]:
-    statement = select(runs.c.status, func.count()).group_by(runs.c.status)
-    if project_id is not None:
-        statement = statement.where(runs.c.project_id == project_id)
-    if sweep_id is not None:
-        statement = statement.where(runs.c.sweep_id == sweep_id)
-    return {status: count for status, count in connection.execute(statement)}
-
-
 def queue_planned(connection: Connection, run_ids: Iterable[int]) -> list[int]:
     """planned -> queued; the ids that changed, each of which is to be deferred once."""
     changed = connection.scalars(

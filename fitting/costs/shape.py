@@ -197,9 +197,6 @@ class Setup:
             return float(self.gpus)
         return max(float(self.gpus), self.batch_tokens / self.micro_batch_tokens)
 
-    def with_gpus(self, gpus: int) -> "Setup":
-        return replace(self, gpus=gpus)
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,7 +1,6 @@
 """Whether the curves pin the law down: collinear columns, walls, rates that never fall."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -74,16 +73,3 @@ def identifiability(
                 {"code": "at_bound", "message": f"{param.name} ended at the edge of its range."}
             )
     return warned, degenerate
-
-
-def conditions(problem: CurveProblem, theta: Floats) -> dict[str, Any]:
-    """The condition number of the scaled information matrix, and each parameter's own share."""
-    loss, slopes = problem.model(theta[None])
-    columns = slopes[0] / loss[0]
-    scale = np.linalg.norm(columns, axis=1)
-    scaled = columns / np.where(scale > 0, scale, 1.0)[:, None]
-    values = np.linalg.svd(scaled, compute_uv=False)
-    return {
-        "condition": float(values[0] / max(values[-1], 1e-300)),
-        "own": {n: own_share(columns, j) for j, n in enumerate(problem.law.param_names)},
-    }

@@ -18,9 +18,7 @@ from fitting.curves.schedule import Schedule
 from fitting.errors import FittingError
 from fitting.links import Floats
 
-# Predicted gains of one schedule over another were this many times the measured ones (WSD over
-# cosine at 24k steps, 25M to 400M, Luo et al.'s runs).
-OVERSTATED = (1.8, 3.4)
+# WSD over cosine at 24k steps, 25M to 400M, Luo et al.'s runs.
 CAUTION = {
     "code": "gain_overstated",
     "message": "Predicted gains between schedules were 1.8 to 3.4 times the measured ones on "

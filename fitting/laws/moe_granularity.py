@@ -55,6 +55,3 @@ LAW = Law(
     ),
     linear=("c", "g", "a", "b"),
 )
-
-# The same paper's fit to dense models, as Chinchilla coefficients in this file's letters.
-DENSE = {"c": 0.47, "a": 16.3, "alpha": 0.126, "b": 26.7, "beta": 0.127}

@@ -31,7 +31,6 @@ Method = Literal["joint", "paper_ols", "free_E1", "odr"]
 Pairing = Literal["exact", "frontier"]
 assert Kind.__args__ == tuple(KINDS)  # type: ignore[attr-defined]
 assert Method.__args__ == METHODS  # type: ignore[attr-defined]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Floor = Annotated[float | None, Field(default=None, ge=0, allow_inf_nan=False)]
 Some = Annotated[list[PositiveFloat], Field(min_length=1, max_length=links.MAX_LOSSES)]
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from app.dashboard import text
 from app.dashboard.figures.style import (
     ACCENT,
     MUTED,
@@ -158,8 +157,3 @@ def _bounds(line: Line) -> np.ndarray | None:
     if line.lower is None or line.upper is None:
         return None
     return np.column_stack([line.lower, line.upper])
-
-
-def size_label(value: float, quantity: Quantity) -> str:
-    """`N = 1.4B`: the name of a curve."""
-    return f"{quantity.name} = {text.quantity(value, quantity.unit)}"
