@@ -112,9 +112,10 @@ def envelope(runs: Runs, *, points: int = 1500) -> Frontier:
     lowest = np.full(points, np.inf)
     size, tokens = np.full(points, np.nan), np.full(points, np.nan)
     each = np.lexsort((C, label))
+    each = each[np.bincount(label)[label[each]] > 1]  # a lone run is no curve
     starts = np.flatnonzero(np.diff(label[each], prepend=-1))
     for rows in np.split(each, starts[1:]):  # by label, each by its compute
-        if rows.size < 2:
+        if not rows.size:
             continue
         x = np.log(C[rows])
         y = np.interp(grid, x, np.log(loss[rows]), left=np.inf, right=np.inf)

@@ -7,26 +7,36 @@ which for squares is the F statistic of Bates & Watts 1988 (section 6.1.2). It a
 errors that are alike, which the bootstrap over runs does not; where they differ, trust the latter.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fitting.engine import Engine, Optimum
+from fitting.engine import Engine, Optimum, many
 from fitting.errors import FittingError
 from fitting.fit import Fit
+from fitting.generic import GenericProblem
 from fitting.intervals import residuals, robust_sd, sandwich
 from fitting.links import Floats
-from fitting.newton import Lanes, Problem, minimise, ridged
+from fitting.newton import Lanes, Problem, cholesky_solve, minimise, ridged
 from fitting.predict import check_level
 from fitting.runs import Runs
+from fitting.surface import Surface, places
 
 # Where a parameter is held, in its standard errors from the optimum; and, on a side where the
 # interval has not ended by then, further out: valleys may be much wider on one side.
 STEPS = np.array([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0])
 FAR = np.array([4.0, 6.0, 9.0, 14.0])
+
+# A lane has arrived when a step would gain less than this share of the objective; iterations for
+# it on the law, on a surface, and on the law after the surface, where few arrive that had not.
+TOLERANCE = 1e-8
+MOST, DOWN, AFTER = 150, 60, 30
+
+# A surface is made from places this many times as far out as STEPS.
+REACH = 1.3
 
 
 @dataclass(frozen=True)
@@ -131,10 +141,11 @@ def profiles(fit: Fit, runs: Runs, level: float | None = None) -> dict[str, Prof
         np.linalg.pinv(0.5 * (best.hessian + best.hessian.T), rcond=1e-14), dtype=float
     )
     spread = np.sqrt(np.maximum(np.diag(slope @ inverse @ slope.T), 0.0) / scale)
+    surface = _surface(engine, best, inverse / scale)
     found = {}
     for j, param in enumerate(fit.law.params):
         valley = partial(_valley, engine, best, slope[j], inverse, spread[j], param.link.walls)
-        at, statistic = valley(np.concatenate([-STEPS[::-1], STEPS]), scale)
+        at, statistic = valley(np.concatenate([-STEPS[::-1], STEPS]), scale, surface)
         middle = int(np.argmin(statistic))
         sides = ((-FAR, statistic[: middle + 1]), (FAR, statistic[middle:]))
         if open_ones := [far for far, side in sides if side.max() < threshold]:
@@ -181,6 +192,21 @@ def _scale(engine: Engine, best: Optimum) -> float:
     return inside / variance
 
 
+def _surface(engine: Engine, best: Optimum, covariance: Floats) -> Surface | None:
+    """What a law that is no sum of powers says of many points, within reach of `STEPS`."""
+    problem = engine.problem()
+    if not (many(engine) and isinstance(problem, GenericProblem)):
+        return None
+    p = best.theta.size
+    value, vector = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    rng = np.random.default_rng(37)
+    aside = rng.standard_normal((places(p), p))
+    aside *= (rng.uniform(size=len(aside)) ** (1 / p) / np.linalg.norm(aside, axis=1))[:, None]
+    aside *= REACH * STEPS[-1] * np.sqrt(np.maximum(value, 0.0))
+    around = np.clip(best.theta + aside @ vector.T, engine.lower, engine.upper)
+    return Surface.of(problem, around[np.isfinite(around).all(axis=1)], TOLERANCE)
+
+
 def _valley(
     engine: Engine,
     best: Optimum,
@@ -190,12 +216,14 @@ def _valley(
     walls: tuple[float, float],
     steps: Floats,
     scale: float,
+    surface: Surface | None = None,
 ) -> tuple[Floats, Floats]:
     """Where the parameter was held, on its line [k], and the statistic there [k]; the optimum is
     among them.
 
     row: d(parameter's line) / d(theta). steps: where to hold it, in standard errors `spread` from
-    the optimum. Each lane starts where the quadratic puts the others.
+    the optimum. Each lane starts where the quadratic puts the others, and goes down the `surface`
+    first where there is one.
     """
     centre = float(row @ best.theta)
     if not (np.isfinite(spread) and spread > 0):
@@ -206,19 +234,37 @@ def _valley(
         return np.array([centre]), np.zeros(1)
     along = inverse @ row / float(row @ inverse @ row)
     free = np.linalg.svd(row[None, :])[2][1:].T
-    held: Any = _Held(engine.problem(), best.theta + (at - centre)[:, None] * along, free)
-    weights = np.ones((at.size, engine.loss.size))
-    if engine.weights is not None:
-        weights = weights * engine.weights
-    start = np.zeros((at.size, free.shape[1]))
-    metric = ridged(free.T @ engine.problem().metric(best.theta[None], engine.weights)[0] @ free)
+    problem = engine.problem()
+    held = _Held(problem, best.theta + (at - centre)[:, None] * along, free)
+    metric = ridged(free.T @ problem.metric(best.theta[None], engine.weights)[0] @ free)
     far = np.full(free.shape[1], 1e3)
-    done = minimise(
-        held, start, weights, lower=-far, upper=far, metric=metric, tol=1e-8, max_iterations=150
+    start = np.zeros((at.size, free.shape[1]))
+    # a row a lane, so that `minimise` says which lanes it asks about
+    weights = np.broadcast_to(
+        1.0 if engine.weights is None else engine.weights, (at.size, engine.loss.size)
     )
-    good: NDArray[np.bool_] = np.isfinite(done.f)
+    f = np.full(at.size, np.nan)
+    left = np.ones(at.size, dtype=bool)
+    if surface is not None:
+        near = minimise(
+            replace(held, inner=surface), start, weights, lower=-far, upper=far,
+            metric=metric, tol=TOLERANCE, max_iterations=DOWN,
+        )  # fmt: skip
+        value, g = problem.gradient(held.anchor + near.theta @ free.T, weights)
+        down = -g @ free
+        gain = np.vecdot(cholesky_solve(near.hessian, down), down)
+        left = ~(near.converged & (gain >= 0) & (gain <= TOLERANCE * value))
+        f[~left], start = value[~left], np.where(near.converged[:, None], near.theta, start)
+    if left.any():
+        lanes = replace(held, anchor=held.anchor[left])
+        done = minimise(
+            lanes, start[left], weights[left], lower=-far, upper=far, metric=metric,
+            tol=TOLERANCE, max_iterations=MOST if surface is None else AFTER,
+        )  # fmt: skip
+        f[left] = done.f
+    good: NDArray[np.bool_] = np.isfinite(f)
     at = np.append(at[good], centre)
-    rise = np.append(np.maximum(done.f[good] - best.objective, 0.0), 0.0)
+    rise = np.append(np.maximum(f[good] - best.objective, 0.0), 0.0)
     order = np.argsort(at)
     return at[order], scale * 2.0 * rise[order]
 

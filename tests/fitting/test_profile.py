@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import LAWS, FittingError, Objective, Runs, fit
+from fitting import LAWS, FittingError, Objective, Runs, fit, profile
 from fitting.profile import profiles, sandwich_intervals
 
 TRUE = LAWS["chinchilla"].published
@@ -117,3 +117,21 @@ def test_a_law_on_the_generic_path() -> None:
         other = raw[name]
         assert other.lower is not None and other.upper is not None
         assert 0.5 < (other.upper - other.lower) / (p.upper - p.lower) < 2.0
+
+
+def test_many_points_have_the_profile_that_the_law_itself_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kaplan's law on runs of Hoffmann et al.'s, which it cannot follow: on a surface, and not."""
+    runs = runs_of(0.004, 5, n=35)
+    found = fit(LAWS["kaplan"], runs, draws=0)
+    engine, best = profile._again(found, runs)
+    covariance = np.linalg.inv(best.hessian) / profile._scale(engine, best)
+    assert profile._surface(engine, best, covariance) is not None
+    quick = profiles(found, runs)
+    monkeypatch.setattr(profile, "_surface", lambda *_: None)
+    for name, slow in profiles(found, runs).items():
+        one = quick[name]
+        assert (one.lower, one.upper) == pytest.approx((slow.lower, slow.upper), rel=1e-6)
+        np.testing.assert_allclose(one.values, slow.values, rtol=1e-12)
+        np.testing.assert_allclose(one.statistic, slow.statistic, atol=1e-3)

@@ -1,15 +1,16 @@
 """Parameters of the resampled fits, pair by pair."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from app.dashboard.figures.style import ACCENT, MUTED, OPTIMUM, TEMPLATE
+from app.dashboard.figures.style import ACCENT, MUTED, OPTIMUM, TEMPLATE, axis_name, panel
 
 MOST_PARAMETERS = 6
 MOST_DRAWS = 300
+GAPS = (0.018, 0.022)  # between panels, across and up
 
 
 def draws(
@@ -28,29 +29,30 @@ def draws(
     marks = [np.log10(best[n]) if n in log else best[n] for n in names]
     titles = [f"log₁₀ {n}" if n in log else n for n in names]
     size = len(names)
-    figure = make_subplots(rows=size, cols=size, horizontal_spacing=0.018, vertical_spacing=0.022)
-    # traces, axes and lines are handed over at once: plotly takes long over each call
-    traces: list[go.Histogram | go.Scatter] = []
-    places: list[tuple[int, int]] = []
-    axes: dict[str, dict[str, object]] = {}
-    lines: list[dict[str, object]] = []
+    # one figure of plain parts: plotly takes long over each call
+    traces: list[dict[str, Any]] = []
+    axes: dict[str, dict[str, Any]] = {}
+    lines: list[dict[str, Any]] = []
     for row in range(size):
         for column in range(row + 1):
-            number = row * size + column + 1
+            number, across, up = panel(row, column, size, size, *GAPS)
+            where = {"xaxis": axis_name("x", number), "yaxis": axis_name("y", number)}
             if row == column:
                 traces.append(
-                    go.Histogram(
-                        x=shown[row],
-                        nbinsx=24,
-                        marker={"color": ACCENT, "opacity": 0.6},
-                        hovertemplate=f"{titles[row]} %{{x}}<extra></extra>",
-                    )
+                    {
+                        "type": "histogram",
+                        "x": shown[row],
+                        "nbinsx": 24,
+                        "marker": {"color": ACCENT, "opacity": 0.6},
+                        "hovertemplate": f"{titles[row]} %{{x}}<extra></extra>",
+                        **where,
+                    }
                 )
                 lines.append(
                     {
                         "type": "line",
-                        "xref": _axis("x", number),
-                        "yref": _axis("y", number) + " domain",
+                        "xref": where["xaxis"],
+                        "yref": where["yaxis"] + " domain",
                         "x0": marks[row],
                         "x1": marks[row],
                         "y0": 0,
@@ -60,51 +62,56 @@ def draws(
                 )
             else:
                 traces.append(
-                    go.Scatter(
-                        x=shown[column],
-                        y=shown[row],
-                        mode="markers",
-                        marker={"size": 3, "color": ACCENT, "opacity": 0.4},
-                        hovertemplate=(
+                    {
+                        "type": "scatter",
+                        "x": shown[column],
+                        "y": shown[row],
+                        "mode": "markers",
+                        "marker": {"size": 3, "color": ACCENT, "opacity": 0.4},
+                        "hovertemplate": (
                             f"{titles[column]} %{{x:.4g}}<br>{titles[row]} %{{y:.4g}}"
                             "<extra></extra>"
                         ),
-                    )
+                        **where,
+                    }
                 )
                 traces.append(
-                    go.Scatter(
-                        x=[marks[column]],
-                        y=[marks[row]],
-                        mode="markers",
-                        marker={"size": 8, "symbol": "diamond", "color": OPTIMUM},
-                        hoverinfo="skip",
-                    )
+                    {
+                        "type": "scatter",
+                        "x": [marks[column]],
+                        "y": [marks[row]],
+                        "mode": "markers",
+                        "marker": {"size": 8, "symbol": "diamond", "color": OPTIMUM},
+                        "hoverinfo": "skip",
+                        **where,
+                    }
                 )
-            places += [(row + 1, column + 1)] * (len(traces) - len(places))
             bottom, left = row == size - 1, column == 0 and row > 0
             plain = {"nticks": 4, "tickfont": {"size": 10}}
-            axes[_axis("xaxis", number)] = plain | {
-                "showticklabels": bottom,
-                "title": {"text": titles[column] if bottom else None},
-                "linecolor": MUTED,
-            }
-            axes[_axis("yaxis", number)] = plain | {
-                "showticklabels": left,
-                "title": {"text": titles[row] if left else None},
-            }
-    figure.add_traces(traces, *(list(each) for each in zip(*places, strict=True)))
-    figure.update_layout(
-        template=TEMPLATE,
-        height=130 + 120 * size,
-        showlegend=False,
-        bargap=0.03,
-        margin={"l": 64, "r": 12, "t": 12, "b": 56},
-        shapes=lines,
+            axes[axis_name("xaxis", number)] = (
+                across
+                | plain
+                | {
+                    "showticklabels": bottom,
+                    "title": {"text": titles[column] if bottom else None},
+                    "linecolor": MUTED,
+                }
+            )
+            axes[axis_name("yaxis", number)] = (
+                up
+                | plain
+                | {
+                    "showticklabels": left,
+                    "title": {"text": titles[row] if left else None},
+                }
+            )
+    layout = {
+        "template": TEMPLATE,
+        "height": 130 + 120 * size,
+        "showlegend": False,
+        "bargap": 0.03,
+        "margin": {"l": 64, "r": 12, "t": 12, "b": 56},
+        "shapes": lines,
         **axes,
-    )
-    return figure
-
-
-def _axis(kind: str, number: int) -> str:
-    """As plotly names the axes of a grid: x, x2, x3, ..."""
-    return kind if number == 1 else f"{kind}{number}"
+    }
+    return go.Figure({"data": traces, "layout": layout})

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from app.dashboard import text
-from app.dashboard.figures.style import ACCENT, MUTED, OPTIMUM, TEMPLATE, faded, log_ticks
+from app.dashboard.figures.style import (
+    ACCENT,
+    MUTED,
+    OPTIMUM,
+    TEMPLATE,
+    axis_name,
+    faded,
+    log_ticks,
+    panel,
+)
 
 COLUMNS = 3
 
@@ -34,63 +43,82 @@ def profiles(valleys: Sequence[Valley], level: float) -> go.Figure:
     """One panel a parameter: the root of the statistic, a V where the interval is symmetric. The
     bar at the bottom is the interval of the draws."""
     rows = -(-len(valleys) // COLUMNS) or 1
-    figure = make_subplots(
-        rows=rows, cols=COLUMNS, horizontal_spacing=0.06, vertical_spacing=0.34 / rows
-    )
+    traces: list[dict[str, Any]] = []
+    axes: dict[str, dict[str, Any]] = {}
+    lines: list[dict[str, Any]] = []
     for k, valley in enumerate(valleys):
-        where = {"row": k // COLUMNS + 1, "col": k % COLUMNS + 1}
+        number, across, up = panel(*divmod(k, COLUMNS), rows, COLUMNS, 0.06, 0.34 / rows)
+        where = {"xaxis": axis_name("x", number), "yaxis": axis_name("y", number)}
         limit = float(np.sqrt(valley.threshold))
-        figure.add_scatter(
-            x=valley.values,
-            y=np.sqrt(valley.statistic),
-            mode="lines+markers",
-            line={"color": ACCENT, "width": 1.8},
-            marker={"size": 4},
-            hovertemplate=f"{valley.name} %{{x:.4g}}<br>%{{y:.2f}} from the fit<extra></extra>",
-            name="profile",
-            **where,
+        traces.append(
+            {
+                "x": valley.values,
+                "y": np.sqrt(valley.statistic),
+                "mode": "lines+markers",
+                "line": {"color": ACCENT, "width": 1.8},
+                "marker": {"size": 4},
+                "hovertemplate": f"{valley.name} %{{x:.4g}}<br>%{{y:.2f}} from the fit"
+                "<extra></extra>",
+                "name": "profile",
+                **where,
+            }
         )
         if valley.draws is not None:
-            figure.add_scatter(
-                x=list(valley.draws),
-                y=[0.0, 0.0],
-                mode="lines",
-                line={"color": faded(MUTED, 0.6), "width": 6},
-                hovertemplate=f"{level:.0%} of the draws: %{{x:.4g}}<extra></extra>",
-                name="draws",
-                **where,
+            traces.append(
+                {
+                    "x": list(valley.draws),
+                    "y": [0.0, 0.0],
+                    "mode": "lines",
+                    "line": {"color": faded(MUTED, 0.6), "width": 6},
+                    "hovertemplate": f"{level:.0%} of the draws: %{{x:.4g}}<extra></extra>",
+                    "name": "draws",
+                    **where,
+                }
             )
-        figure.add_scatter(
-            x=[valley.best],
-            y=[0.0],
-            mode="markers",
-            marker={"size": 9, "symbol": "diamond", "color": OPTIMUM},
-            hovertemplate=f"{valley.name} = {text.number(valley.best)}<extra></extra>",
-            name="fit",
-            **where,
+        traces.append(
+            {
+                "x": [valley.best],
+                "y": [0.0],
+                "mode": "markers",
+                "marker": {"size": 9, "symbol": "diamond", "color": OPTIMUM},
+                "hovertemplate": f"{valley.name} = {text.number(valley.best)}<extra></extra>",
+                "name": "fit",
+                **where,
+            }
         )
-        figure.add_hline(y=limit, line={"color": MUTED, "width": 1, "dash": "dot"}, **where)
+        lines.append(
+            {
+                "type": "line",
+                "xref": where["xaxis"] + " domain",
+                "yref": where["yaxis"],
+                "x0": 0,
+                "x1": 1,
+                "y0": limit,
+                "y1": limit,
+                "line": {"color": MUTED, "width": 1, "dash": "dot"},
+            }
+        )
         ends = valley.values if valley.draws is None else np.append(valley.values, valley.draws)
         low, high = float(np.min(ends)), float(np.max(ends))
+        plain = {"nticks": 4, "tickfont": {"size": 10}}
+        across |= plain | {
+            "title": {"text": valley.name},
+            "type": "log" if valley.log else "linear",
+        }
         if valley.log and low > 0:
             ticks = log_ticks(low, high)[:: max(1, len(log_ticks(low, high)) // 4)]
-            labels = [text.tick(one) for one in ticks]
-            figure.update_xaxes(tickvals=ticks, ticktext=labels, **where)
+            across |= {"tickvals": ticks, "ticktext": [text.tick(one) for one in ticks]}
             low, high = float(np.log10(low)), float(np.log10(high))
         room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-        figure.update_xaxes(
-            title_text=valley.name,
-            type="log" if valley.log else "linear",
-            range=[low - room, high + room],
-            nticks=4,
-            tickfont_size=10,
-            **where,
-        )
-        figure.update_yaxes(range=[-0.15 * limit, 1.9 * limit], nticks=4, tickfont_size=10, **where)
-    figure.update_layout(
-        template=TEMPLATE,
-        height=80 + 210 * rows,
-        showlegend=False,
-        margin={"l": 44, "r": 12, "t": 12, "b": 56},
-    )
-    return figure
+        axes[axis_name("xaxis", number)] = across | {"range": [low - room, high + room]}
+        axes[axis_name("yaxis", number)] = up | plain | {"range": [-0.15 * limit, 1.9 * limit]}
+    layout = {
+        "template": TEMPLATE,
+        "height": 80 + 210 * rows,
+        "showlegend": False,
+        "margin": {"l": 44, "r": 12, "t": 12, "b": 56},
+        "shapes": lines,
+        **axes,
+    }
+    data = [{"type": "scatter", **one} for one in traces]
+    return go.Figure({"data": data, "layout": layout})

@@ -81,6 +81,28 @@ def new_figure(height: int = 420, **layout: Any) -> go.Figure:
     return figure
 
 
+def axis_name(kind: str, number: int) -> str:
+    """As plotly names the axes of a grid: x, x2, x3, ..."""
+    return kind if number == 1 else f"{kind}{number}"
+
+
+def panel(
+    row: int, column: int, rows: int, columns: int, gap_x: float, gap_y: float
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """A panel of a grid, counted from the top left: its number, and where its axes stand.
+
+    What plotly's `make_subplots` makes of it, in a hundredth of its time.
+    """
+    number = row * columns + column + 1
+    wide, high = (1 - gap_x * (columns - 1)) / columns, (1 - gap_y * (rows - 1)) / rows
+    left, bottom = column * (wide + gap_x), (rows - 1 - row) * (high + gap_y)
+    return (
+        number,
+        {"domain": [left, min(left + wide, 1.0)], "anchor": axis_name("y", number)},
+        {"domain": [bottom, min(bottom + high, 1.0)], "anchor": axis_name("x", number)},
+    )
+
+
 def colour(share: float) -> str:
     """The scale's colour at `share` in [0, 1]."""
     return str(sample_colorscale(SCALE, [min(1.0, max(0.0, share))])[0])
