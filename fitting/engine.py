@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fitting.exponential import ExponentialProblem
 from fitting.generic import GenericProblem
 from fitting.law import Law
 from fitting.links import Floats
@@ -56,6 +57,10 @@ PATIENT = Pace(30, 6, 0, 20, 60, 400)
 BRISK = Pace(12, 4, 1, 12, 40, 30)
 BRISK_TO_THE_END = BRISK._replace(again=PATIENT.again)
 MANY_PARAMS = 5
+
+# So many iterations along a valley of a sample: what is not there then creeps, and goes on among
+# all points.
+CREEPING = 150
 
 # Iterations for the best start of fewer than 100 points when the usual ones do not do: .1 ms each.
 LONG_VALLEY = 3_000
@@ -163,9 +168,8 @@ class Engine:
             )
         else:
             inputs = {k: v[pick] for k, v in self.inputs.items()}
-            problem = GenericProblem(
-                self.law, inputs, loss, d, self.objective.raw, self.objective.above
-            )
+            kind = GenericProblem if self.law.exponential is None else ExponentialProblem
+            problem = kind(self.law, inputs, loss, d, self.objective.raw, self.objective.above)
         added = None if alone else self._prior()
         return problem if added is None else WithPrior(problem, *added)
 
@@ -293,7 +297,8 @@ class Engine:
         found = self._descend(delta, theta, mine(case, rows), rows, tol, pace.narrow, damping)
         beside, of = self._again(found, case, lambda at, of: self._at(at, mine(of, rows), rows))
         if len(of):
-            again = self._descend(delta, beside, mine(of, rows), rows, min(tol, 1e-11), pace.again)
+            most = pace.again if rows is None else min(pace.again, CREEPING)
+            again = self._descend(delta, beside, mine(of, rows), rows, min(tol, 1e-11), most)
             found, case = joined(found, again), np.concatenate([case, of])
         if rows is None:
             found = self._finished(found, mine(case, rows))

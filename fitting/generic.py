@@ -54,9 +54,9 @@ class GenericProblem:
         columns = [self.inputs[name][rows] for name in self.law.input_names]
         shape = (lanes, p, columns[0].size)
         jacobian = np.zeros(shape)
-        values = self.law.from_line(theta)
         second: Seconds | None = None
         if self.law.jacobian is not None:
+            values = self.law.from_line(theta)
             named = {name: values[:, j, None] for j, name in enumerate(self.law.param_names)}
             y = np.broadcast_to(self.law.formula(*columns, **named), (lanes, shape[2]))
             slopes = self.law.jacobian(*columns, **named)
@@ -66,13 +66,7 @@ class GenericProblem:
                 scale = values[:, j, None] if param.link.log else 1.0
                 jacobian[:, j] = slopes[name] * scale
         else:
-            duals = {}
-            for j, param in enumerate(self.law.params):
-                value = values[:, j, None]
-                slope = value if param.link.log else np.ones((lanes, 1))
-                bend: Seconds = {(j, j): value} if param.link.log else {}
-                duals[param.name] = Dual(value, {j: slope}, bend if curved else None)
-            out = self.law.formula(*columns, **duals)
+            out = self.law.formula(*columns, **self._duals(theta, curved))
             y = np.broadcast_to(out.value, (lanes, shape[2]))
             for j, d in out.parts.items():
                 jacobian[:, j] = d
@@ -81,6 +75,17 @@ class GenericProblem:
             return np.array(y), jacobian, second
         jacobian /= y[:, None, :]
         return np.log(y), jacobian, second
+
+    def _duals(self, theta: Floats, curved: bool) -> dict[str, Dual]:
+        """The parameters [B, 1] with their derivatives on the line; second ones where asked for."""
+        values = self.law.from_line(theta)
+        duals = {}
+        for j, param in enumerate(self.law.params):
+            value = values[:, j, None]
+            slope = value if param.link.log else np.ones_like(value)
+            bend: Seconds = {(j, j): value} if param.link.log else {}
+            duals[param.name] = Dual(value, {j: slope}, bend if curved else None)
+        return duals
 
     def evaluate(
         self, theta: Floats, weights: Floats | None, index: Lanes = None

@@ -106,6 +106,16 @@ class PowerSum:
 
 
 @dataclass(frozen=True)
+class Exponential:
+    """The formula is floor + exp(exponent), with `exponent(*inputs, **params)` of all parameters
+    but the floor. A law that says so gets its second derivatives in half the time.
+    """
+
+    floor: str | None
+    exponent: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class Law:
     """One scaling law: the formula and the facts about it. See the module's first lines.
 
@@ -127,6 +137,7 @@ class Law:
     powers: PowerSum | None = None
     linear: tuple[str, ...] = ()
     jacobian: Callable[..., Mapping[str, Any]] | None = None
+    exponential: Exponential | None = None
     input_names: tuple[str, ...] = field(init=False, repr=False)
     param_names: tuple[str, ...] = field(init=False, repr=False)
 
@@ -150,6 +161,10 @@ class Law:
             named |= {self.powers.floor} if self.powers.floor else set()
             if named != set(self.param_names):
                 raise TypeError(f"law {self.name!r}: powers name {sorted(named)}")
+        if self.exponential is not None and self.exponential.floor not in (None, *self.param_names):
+            raise TypeError(
+                f"law {self.name!r}: the floor {self.exponential.floor!r} is not a parameter"
+            )
         if self.published is not None and set(self.published.params) != set(self.param_names):
             raise TypeError(f"law {self.name!r}: the published constants do not name every param")
 

@@ -13,25 +13,29 @@ from typing import Any
 
 import numpy as np
 
-from fitting.law import Input, Law, Param
+from fitting.law import Exponential, Input, Law, Param
 from fitting.links import IDENTITY, LOG, bounded
 
 
 def broken_loss(C: Any, a: Any, b: Any, c0: Any, breaks: list[tuple[Any, Any, Any]]) -> Any:
     """The formula with any number of breaks, each (c_i, d_i, f_i)."""
+    return a + b * np.exp(log_power(C, c0, breaks))
+
+
+def log_power(C: Any, c0: Any, breaks: list[tuple[Any, Any, Any]]) -> Any:
+    """The logarithm of the power laws that are joined, without their coefficient."""
     log_C = np.log(C)
-    log_power = -c0 * log_C
+    out = -c0 * log_C
     for c, d, f in breaks:
-        log_power = log_power - c * f * np.log1p(np.exp((log_C - np.log(d)) / f))
-    return a + b * np.exp(log_power)
+        out = out - c * f * np.log1p(np.exp((log_C - np.log(d)) / f))
+    return out
 
 
 def _formula(count: int) -> Callable[..., Any]:
     """`broken_loss` with `count` breaks as a function of named parameters: c1, d1, f1, c2, ..."""
 
     def loss(C: Any, **p: Any) -> Any:
-        breaks = [(p[f"c{i}"], p[f"d{i}"], p[f"f{i}"]) for i in range(1, count + 1)]
-        return broken_loss(C, p["a"], p["b"], p["c0"], breaks)
+        return broken_loss(C, p["a"], p["b"], p["c0"], _breaks(count, p))
 
     kinds = inspect.Parameter
     loss.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -39,6 +43,19 @@ def _formula(count: int) -> Callable[..., Any]:
         + [kinds(p.name, kinds.KEYWORD_ONLY) for p in _params(count)]
     )
     return loss
+
+
+def _exponent(count: int) -> Callable[..., Any]:
+    """ln(L - a), likewise of named parameters."""
+
+    def exponent(C: Any, **p: Any) -> Any:
+        return np.log(p["b"]) + log_power(C, p["c0"], _breaks(count, p))
+
+    return exponent
+
+
+def _breaks(count: int, p: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
+    return [(p[f"c{i}"], p[f"d{i}"], p[f"f{i}"]) for i in range(1, count + 1)]
 
 
 def _params(count: int) -> tuple[Param, ...]:
@@ -73,6 +90,7 @@ def broken_law(count: int) -> Law:
         inputs=(Input("C", "FLOPs", "training compute, or any one scale", (1e16, 1e24)),),
         params=_params(count),
         linear=("a", "b"),
+        exponential=Exponential("a", _exponent(count)),
     )
 
 

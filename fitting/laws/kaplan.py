@@ -6,12 +6,19 @@ model needs before it overfits. `kaplan_floor` is the same form with an irreduci
 
 from typing import Any
 
-from fitting.law import Input, Law, Param, Published
+import numpy as np
+
+from fitting.law import Exponential, Input, Law, Param, Published
 from fitting.links import LOG, bounded
 
 
 def loss(N: Any, D: Any, *, N_c: Any, D_c: Any, alpha_N: Any, alpha_D: Any) -> Any:
     return ((N_c / N) ** (alpha_N / alpha_D) + D_c / D) ** alpha_D
+
+
+def exponent(N: Any, D: Any, *, N_c: Any, D_c: Any, alpha_N: Any, alpha_D: Any) -> Any:
+    """The logarithm of the loss."""
+    return alpha_D * np.log((N_c / N) ** (alpha_N / alpha_D) + D_c / D)
 
 
 LAW = Law(
@@ -32,6 +39,7 @@ LAW = Law(
         Param("alpha_N", "how fast a larger model helps", (0.03, 0.3), bounded(1e-3, 3.0)),
         Param("alpha_D", "how fast more data helps", (0.03, 0.3), bounded(1e-3, 3.0)),
     ),
+    exponential=Exponential(None, exponent),
     published=Published(
         {"N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103},
         at={"N": 1e9, "D": 22e9},

@@ -6,12 +6,19 @@ compete: the larger of them rules. A and B have the units of N and D.
 
 from typing import Any
 
-from fitting.law import Input, Law, Param, Published
+import numpy as np
+
+from fitting.law import Exponential, Input, Law, Param, Published
 from fitting.links import LOG, bounded
 
 
 def loss(N: Any, D: Any, *, E: Any, A: Any, B: Any, alpha: Any, beta: Any) -> Any:
     return E + ((A / N) ** (alpha / beta) + B / D) ** beta
+
+
+def exponent(N: Any, D: Any, *, A: Any, B: Any, alpha: Any, beta: Any) -> Any:
+    """ln(L - E)."""
+    return beta * np.log((A / N) ** (alpha / beta) + B / D)
 
 
 LAW = Law(
@@ -34,6 +41,7 @@ LAW = Law(
         Param("alpha", "how fast a larger model helps", (0.1, 1.0), bounded(1e-3, 3.0)),
         Param("beta", "how fast more data helps", (0.1, 1.0), bounded(1e-3, 3.0)),
     ),
+    exponential=Exponential("E", exponent),
     published=Published(
         {
             "E": 2.170014475198798,

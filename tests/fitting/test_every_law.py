@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from fitting import LAWS, Fit, Law, fit
+from fitting import LAWS, Fit, Law, Objective, fit
+from fitting.exponential import ExponentialProblem
 from fitting.generic import GenericProblem
 from fitting.simulate import simulate_runs
 
@@ -103,6 +104,30 @@ def test_the_hessian_is_the_slope_of_the_gradient(law: Law) -> None:
     scale = np.outer(size, size)
     # a point that crosses the edge of the zone within the step makes a difference of its own
     assert np.median(np.abs(slopes - hessian) / scale) < 1e-3
+
+
+@laws
+@pytest.mark.parametrize(
+    "objective", [Objective(), Objective("squares-raw"), Objective("huber-raw")]
+)
+def test_a_floor_and_an_exponential_are_the_formula(law: Law, objective: Objective) -> None:
+    """Value, slopes and curvature, against dual numbers of the formula."""
+    if law.exponential is None:
+        pytest.skip("says nothing of an exponential")
+    runs = simulate_runs(law, truth(law), points=60, noise=1e-2, seed=9)
+    inputs = {k: runs.inputs[k] for k in law.input_names}
+    plain = GenericProblem(law, inputs, np.array(runs.loss), objective.solver_delta, objective.raw)
+    short = ExponentialProblem(law, inputs, plain.loss, plain.delta, plain.raw)
+    rng = np.random.default_rng(3)
+    theta = law.to_line(law.values(truth(law))) + 0.01 * rng.standard_normal((5, len(law.params)))
+    weights = rng.integers(0, 4, (5, 60)).astype(float)
+    for theirs, ours in (
+        (plain.evaluate(theta, weights), short.evaluate(theta, weights)),
+        ((plain.metric(theta, weights),), (short.metric(theta, weights),)),
+        (plain.gradient(theta, weights), short.gradient(theta, weights)),
+    ):
+        for a, b in zip(theirs, ours, strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11 * np.abs(a).max())
 
 
 @laws
