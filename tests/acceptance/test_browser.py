@@ -446,3 +446,38 @@ def test_long_names_leave_a_figure_room_on_a_telephone(
     named = page.evaluate("document.getElementById('forecasts').layout.annotations.length")
     assert named == figure.locator(".annotation").count() >= 3
     page.close()
+
+
+def test_rows_of_parameters_are_low_on_a_telephone(
+    browser: "playwright.Browser", address: str, seeded: Seeded
+) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(f"{address}/fits/{seeded.fit_id}", timeout=PATIENCE_MS)
+    rows = page.get_by_role("table").filter(has_text="Parameters with their").locator("tbody tr")
+    boxes = [row.bounding_box() for row in rows.all()]
+    assert len(boxes) == 5
+    # the name, the numbers, and at most two lines of words, all on the screen
+    assert all(box and box["height"] <= 90 and box["width"] <= 300 for box in boxes)
+    meaning = rows.last.locator("td").last.bounding_box()
+    assert meaning and meaning["x"] + meaning["width"] <= 340
+    page.close()
+
+
+def test_pages_are_read_without_a_script(
+    browser: "playwright.Browser", address: str, seeded: Seeded
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/fits/{seeded.fit_id}", timeout=PATIENCE_MS)
+    said = page.locator("noscript p:visible")
+    assert said.count() == page.locator("[data-figure]").count() > 3
+    expect(page.locator("#contour")).to_be_hidden()  # no empty frame
+    page.goto(f"{address}/predict?fit={seeded.fit_id}", timeout=PATIENCE_MS)
+    expect(page.locator("input[type=range]").first).to_be_hidden()  # it would do nothing
+    page.fill("#budget", "1e24")
+    page.get_by_role("button", name="Calculate").click()
+    shown = float(page.locator('[data-out="N"]').get_attribute("title") or "nan")
+    assert shown == pytest.approx(allocate(AllocationProblem(seeded.fit, 1e24)).optimal["N"])
+    page.goto(f"{address}/runs/{seeded.run_ids[0]}", timeout=PATIENCE_MS)
+    expect(page.locator("#run .sketch")).to_be_visible()
+    context.close()
