@@ -49,9 +49,23 @@ class TestEmpty:
     ) -> None:
         assert "There is no" in page(pages, address, 404)
 
-    @pytest.mark.parametrize("address", ["/runs/%s", "/sweeps/%s", "/runs?before=%s"])
+    @pytest.mark.parametrize(
+        "address",
+        ["/runs/%s", "/sweeps/%s", "/runs?before=%s", "/fits/%s", "/links/%s", "/tasks/%s",
+         "/fits/%s/figures/fitted.html", "/links/%s/figures/link.json",
+         "/tasks/%s/figures/task.json"],
+    )  # fmt: skip
     def test_an_id_that_no_database_holds_is_refused(self, pages: TestClient, address: str) -> None:
         assert pages.get(address % 2**63).status_code == 422
+
+    @pytest.mark.parametrize("address", ["/compare", "/predict", "/time", "/curves", "/cpt"])
+    @pytest.mark.parametrize("fit", ["²", "-1", "1.5", "9" * 20, "none"])
+    def test_a_fit_whose_number_is_none_is_no_fit(
+        self, pages: TestClient, address: str, fit: str
+    ) -> None:
+        """² is a digit to Python and no number."""
+        shown = page(pages, f"{address}?fit={quote(fit)}")
+        assert "no such fit" in shown or "does not exist" in shown
 
 
 class TestTime:

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy import Connection
 
 from app.dashboard import figures, render
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import id_of, reading
 from app.services import comparisons as service
 from app.services import fits, projects
 from app.services.errors import ServiceError
@@ -39,7 +39,7 @@ def compare(
         "compare.html",
         page="Laws",
         projects=[one.name for one in known],
-        fit=fit if fit.isdigit() else "",
+        fit="" if id_of(fit) is None else fit,
         project=project,
         validation_set=validation_set,
         refusal=refusal,
@@ -53,9 +53,9 @@ def request_of(
 ) -> FitRequest | None:
     """What is to be compared; None where nothing was asked for."""
     if fit:
-        if not (fit.isdigit() and len(fit) < 19):
+        if (number := id_of(fit)) is None:
             raise ServiceError("not_found", "There is no such fit.", "Fits lists them.")
-        asked = fits.request_from(fits.get(connection, int(fit)).request)
+        asked = fits.request_from(fits.get(connection, number).request)
         return replace(asked, law=AUTO)
     if project and not validation_set:
         raise ServiceError(

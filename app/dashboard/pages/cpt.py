@@ -4,6 +4,7 @@ An ordinary GET form: what is asked for is in the address, and nothing is stored
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy import Connection
 
 from app.dashboard import figures, render, schedule_form, text
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import asked_or_newest, reading
 from app.services import continual, fitted, run_curves
 from app.services.errors import ServiceError
 from app.storage import overview as storage
@@ -46,7 +47,7 @@ def cpt(request: Request) -> HTMLResponse:
     with reading(request) as connection:
         kept = fitted.page(connection, "cpt_fit", limit=MOST_LISTED).items
         named = {row["id"]: row["name"] for row in storage.projects(connection, 500)}
-        stored = chosen(connection, query.get("fit"), kept)
+        stored = asked_or_newest(query.get("fit"), kept, partial(continual.get, connection))
         shown: dict[str, Any] = {}
         if stored is not None:
             fits = continual.load(connection, stored.id)
@@ -64,18 +65,6 @@ def cpt(request: Request) -> HTMLResponse:
         shown=shown,
         figures=drawn,
     )
-
-
-def chosen(connection: Connection, asked: str | None, kept: list[Stored]) -> Stored | None:
-    """The fit that is asked for, else the newest."""
-    if asked is None:
-        return kept[0] if kept else None
-    if not (asked.isdecimal() and len(asked) < 19):
-        return None
-    try:
-        return continual.get(connection, int(asked))
-    except ServiceError:
-        return None
 
 
 def listed(stored: Stored, projects: Mapping[int, str]) -> dict[str, Any]:

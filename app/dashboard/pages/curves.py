@@ -5,7 +5,7 @@ An ordinary GET form: what is asked for is in the address, and nothing is stored
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy import Connection
 
 from app.dashboard import figures, render, schedule_form, text
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import asked_or_newest, reading
 from app.dashboard.schedule_form import Asked
 from app.services import fitted, loss_curves, run_curves, runs
 from app.services.errors import ServiceError
@@ -40,7 +40,7 @@ def curves(request: Request) -> HTMLResponse:
     with reading(request) as connection:
         kept = fitted.page(connection, "curve_fit", limit=MOST_LISTED).items
         named = {row["id"]: row["name"] for row in storage.projects(connection, 500)}
-        stored = chosen(connection, query.get("fit"), kept)
+        stored = asked_or_newest(query.get("fit"), kept, partial(loss_curves.get, connection))
         shown: dict[str, Any] = {}
         if stored is not None:
             shown = asked_of(connection, stored, query)
@@ -58,18 +58,6 @@ def curves(request: Request) -> HTMLResponse:
         shown=shown,
         figures={} if drawn is None else {"curves": drawn},
     )
-
-
-def chosen(connection: Connection, asked: str | None, kept: list[Stored]) -> Stored | None:
-    """The fit that is asked for, else the newest."""
-    if asked is None:
-        return kept[0] if kept else None
-    if not (asked.isdecimal() and len(asked) < 19):
-        return None
-    try:
-        return loss_curves.get(connection, int(asked))
-    except ServiceError:
-        return None
 
 
 def listed(stored: Stored, projects: Mapping[int, str]) -> dict[str, Any]:

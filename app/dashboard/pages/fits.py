@@ -15,7 +15,7 @@ from app.dashboard import figures, render, surface, text
 from app.dashboard.figures import Quantity
 from app.dashboard.pages import comparisons
 from app.dashboard.pages.allocations import exponents, ladder
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import Id, asked_or_newest, reading
 from app.dashboard.pages.laws import formula_of
 from app.dashboard.surface import Points
 from app.services import diagnostics
@@ -91,6 +91,14 @@ def open_fit(connection: Connection, fit_id: int) -> OpenFit | None:
     return OpenFit(row, fit, cloud, runs, cache(partial(diagnostics.parameters, fit, runs)))
 
 
+def chosen_fit(
+    connection: Connection, asked: str | None, fits: Sequence[dict[str, Any]]
+) -> OpenFit | None:
+    """The fit that a query asks for, else the first of `fits`."""
+    fit_id = asked_or_newest(asked, [int(row["id"]) for row in fits], int)
+    return None if fit_id is None else open_fit(connection, fit_id)
+
+
 @router.get("/fits")
 def fits(request: Request) -> HTMLResponse:
     with reading(request) as connection:
@@ -99,7 +107,7 @@ def fits(request: Request) -> HTMLResponse:
 
 
 @router.get("/fits/{fit_id}")
-def fit(request: Request, fit_id: int) -> HTMLResponse:
+def fit(request: Request, fit_id: Id) -> HTMLResponse:
     with reading(request) as connection:
         opened = open_fit(connection, fit_id)
     if opened is None:
@@ -115,7 +123,7 @@ def fit(request: Request, fit_id: int) -> HTMLResponse:
 
 
 @router.get("/fits/{fit_id}/figures/{name}.{form}")
-def export(request: Request, fit_id: int, name: str, form: str) -> Response:
+def export(request: Request, fit_id: Id, name: str, form: str) -> Response:
     """One figure of a fit as a self-contained HTML page or as plotly JSON."""
     with reading(request) as connection:
         opened = open_fit(connection, fit_id)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from app.dashboard import figures, render, text
 from app.dashboard.figures import Cloud, Line, Quantity, Share
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import Id, reading
 from app.dashboard.surface import FLOPS
 from app.services.links import link_of
 from app.storage import overview as storage
@@ -65,7 +65,7 @@ def links(request: Request) -> HTMLResponse:
 
 @router.get("/links/{link_id}")
 def link(
-    request: Request, link_id: int, source_loss: str = "", source: str = "measured"
+    request: Request, link_id: Id, source_loss: str = "", source: str = "measured"
 ) -> HTMLResponse:
     with reading(request) as connection:
         opened = open_link(connection, link_id)
@@ -81,7 +81,7 @@ def link(
 
 
 @router.get("/links/{link_id}/figures/{name}.{form}")
-def export(request: Request, link_id: int, name: str, form: str) -> Response:
+def export(request: Request, link_id: Id, name: str, form: str) -> Response:
     """One figure of a link as a self-contained HTML page or as plotly JSON."""
     with reading(request) as connection:
         opened = open_link(connection, link_id)

@@ -11,13 +11,12 @@ import numpy as np
 import plotly.graph_objects as go
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
-from sqlalchemy import Connection
 
 from app.dashboard import figures, render, surface, text
 from app.dashboard.figures import Line
 from app.dashboard.pages.allocations import ladder, told
 from app.dashboard.pages.database import reading
-from app.dashboard.pages.fits import OpenFit, first_law, loss_quantity, open_fit
+from app.dashboard.pages.fits import chosen_fit, first_law, loss_quantity
 from app.storage import overview as storage
 from fitting import Allocation, AllocationProblem, Fit, FittingError, allocate
 from fitting.runs import leaves_the_floats
@@ -33,7 +32,7 @@ FIRST_BUDGET = 10.0
 def predict(request: Request) -> HTMLResponse:
     with reading(request) as connection:
         fits = storage.fits(connection)
-        opened = _chosen(connection, request, fits)
+        opened = chosen_fit(connection, request.query_params.get("fit"), fits)
     if opened is None:
         return render.page(
             request,
@@ -72,19 +71,12 @@ def predict(request: Request) -> HTMLResponse:
 def figure(request: Request) -> Response:
     """The figure of the page, for the values in the query."""
     with reading(request) as connection:
-        opened = _chosen(connection, request, storage.fits(connection))
+        opened = chosen_fit(connection, request.query_params.get("fit"), storage.fits(connection))
     if opened is None:
         return render.missing(request, "fit of that number", "The page Fits lists them.")
     asked = values_of(opened.fit, request.query_params)
     drawn = answer_figure(opened.fit, asked, _allocation(opened.fit, asked)[0])
     return render.export_json(drawn or go.Figure(), "prediction")
-
-
-def _chosen(connection: Connection, request: Request, fits: list[dict[str, Any]]) -> OpenFit | None:
-    asked = request.query_params.get("fit")
-    if asked is not None:
-        return open_fit(connection, int(asked)) if asked.isdecimal() and len(asked) < 19 else None
-    return open_fit(connection, fits[0]["id"]) if fits else None
 
 
 def ranges(fit: Fit) -> dict[str, tuple[float, float]]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from app.dashboard import figures, render, text
 from app.dashboard.figures import Cloud, Line, Quantity
-from app.dashboard.pages.database import reading
+from app.dashboard.pages.database import Id, reading
 from app.services import tasks as service
 from app.services.errors import ServiceError
 from app.services.links import SourceLoss
@@ -61,7 +61,7 @@ def tasks() -> Response:
 
 @router.get("/tasks/{task_id}")
 def task(
-    request: Request, task_id: int, loss: str = "", of: str = "task", source: str = "measured"
+    request: Request, task_id: Id, loss: str = "", of: str = "task", source: str = "measured"
 ) -> HTMLResponse:
     with reading(request) as connection:
         opened = open_task(connection, task_id)
@@ -78,7 +78,7 @@ def task(
 
 
 @router.get("/tasks/{task_id}/figures/task.{form}")
-def export(request: Request, task_id: int, form: str) -> Response:
+def export(request: Request, task_id: Id, form: str) -> Response:
     """The figure as a self-contained HTML page or as plotly JSON."""
     with reading(request) as connection:
         opened = open_task(connection, task_id)

@@ -11,11 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
-from sqlalchemy import Connection
 
 from app.dashboard import figures, render, surface, text
-from app.dashboard.pages.database import reading
-from app.dashboard.pages.fits import OpenFit, first_law, loss_quantity, open_fit
+from app.dashboard.pages.database import id_of, reading
+from app.dashboard.pages.fits import OpenFit, chosen_fit, first_law, loss_quantity
 from app.services import calibrations, fitted
 from app.services.calibrations import Machine
 from app.services.errors import ServiceError
@@ -67,7 +66,7 @@ def time(request: Request) -> HTMLResponse:
     query = request.query_params
     with reading(request) as connection:
         fits = storage.fits(connection)
-        opened = _fit_of(connection, query.get("fit"), fits)
+        opened = chosen_fit(connection, query.get("fit"), fits)
         kept = fitted.page(connection, "calibration", limit=100).items
         machines = [
             {"value": f"calibration-{one.id}", "label": f"{one.document['hardware']} (measured)"}
@@ -102,14 +101,6 @@ def time(request: Request) -> HTMLResponse:
     )
 
 
-def _fit_of(
-    connection: Connection, asked: str | None, fits: list[dict[str, Any]]
-) -> OpenFit | None:
-    if asked is not None:
-        return open_fit(connection, int(asked)) if asked.isdecimal() and len(asked) < 19 else None
-    return open_fit(connection, fits[0]["id"]) if fits else None
-
-
 def read(query: Mapping[str, str], first_machine: str) -> Asked:
     """What cannot be read counts as empty; the bare page asks about 1000 GPU-hours."""
 
@@ -133,8 +124,8 @@ def read(query: Mapping[str, str], first_machine: str) -> Asked:
 
 def machine_of(value: str) -> Machine:
     kind, _, name = value.partition("-")
-    if kind == "calibration" and name.isdecimal() and len(name) < 19:
-        return Machine(calibration=int(name))
+    if kind == "calibration" and (number := id_of(name)) is not None:
+        return Machine(calibration=number)
     return Machine(gpu=name)
 
 
