@@ -195,17 +195,18 @@ class Engine:
         return np.eye(len(theta)) if self.where is None else self.where.back
 
     def screen(self, count: int, seed: int, weights: Floats | None) -> Floats:
+        """Starts [cases, some, p], for each row of weights [cases, n]; None: one case."""
         n = self.loss.size
         rows = np.arange(n)
         if n > SCREEN_POINTS:
             rows = np.sort(np.random.default_rng([seed, 3]).choice(n, SCREEN_POINTS, replace=False))
-        w = None if weights is None else weights[rows]
+        w = None if weights is None else weights[:, rows]
         if self.where is not None:
             where = replace(self.where, logs=self.where.logs[:, rows])
-            own = None if w is None else w[None]
-            found = np.asarray(
-                screen_power_sum(self.law, where, self.loss[None, rows], own, count)[0]
-            )
+            loss = self.loss[None, rows]
+            if w is not None:
+                loss = np.broadcast_to(loss, w.shape)
+            found = screen_power_sum(self.law, where, loss, w, count)
         else:
             found = screen_generic(
                 self.law,
@@ -222,7 +223,7 @@ class Engine:
         w = self.weights if weights is None else weights
         if self.where is None:
             return self._search(None if w is None else w[None], count, seed, PATIENT)[0]
-        theta = self.screen(count, seed, w)
+        theta = self.screen(count, seed, None if w is None else w[None])[0]
         n = self.loss.size
         rows: Any = None
         if n > 10 * SCREEN_POINTS:
@@ -267,10 +268,8 @@ class Engine:
         """
         n, delta = self.loss.size, self.objective.solver_delta
         cases = 1 if weights is None else len(weights)
-        starts = [
-            self.screen(count, seed, None if weights is None else weights[c]) for c in range(cases)
-        ]
-        theta, case = np.concatenate(starts), np.repeat(np.arange(cases), [len(s) for s in starts])
+        starts = self.screen(count, seed, weights)
+        theta, case = np.concatenate(starts), np.repeat(np.arange(cases), starts.shape[1])
         rows: Any = None
         if n > 2 * SAMPLE:
             rows = np.sort(np.random.default_rng([seed, 5]).choice(n, SAMPLE, replace=False))

@@ -159,8 +159,9 @@ def screen_generic(
     seed: int,
     trials: int = 512,
 ) -> Floats:
-    """`count` starts [count, p] on the law's line: drawn in the box of `Param.starts`, with the
-    linear parameters solved for, ranked by relative squares."""
+    """`count` starts [cases, count, p] on the law's line for each row of weights [cases, n] (None:
+    one case, all weigh the same): drawn in the box of `Param.starts`, with the linear parameters
+    solved for, ranked by relative squares. The law is asked once for all cases."""
     rng = np.random.default_rng([seed, 7])
     boxes = []
     for p in law.params:
@@ -168,52 +169,67 @@ def screen_generic(
         ends = p.link.to_line(unit * np.array([min(p.starts), max(p.starts)]))
         boxes.append(ends)
     box = np.array(boxes)
-    theta = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((trials, len(law.params)))
-    theta[0] = box.mean(axis=1)
+    drawn = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((trials, len(law.params)))
+    drawn[0] = box.mean(axis=1)
     n = loss.size
     if n > 256:  # enough to rank starts
         rows = np.sort(rng.choice(n, 256, replace=False))
         inputs = {k: v[rows] for k, v in inputs.items()}
         loss = loss[rows]
-        weights = None if weights is None else weights[rows]
-    root = 1.0 / loss if weights is None else np.sqrt(weights) / loss
-    if law.linear:
-        theta = _solve_linear(law, inputs, loss, root, theta)
-    with np.errstate(all="ignore"):
-        predicted = np.asarray(law.evaluate(inputs, law.from_line(theta)), dtype=float)
-        predicted = np.broadcast_to(predicted, (trials, loss.size))
-        r = np.log(predicted) - np.log(loss)
-        score = (r * r if weights is None else r * r * weights).sum(axis=1)
-    score = np.where(np.isfinite(score), score, np.inf)
-    order = np.argsort(score, kind="stable")
-    return np.asarray(theta[order[:count]])
+        weights = None if weights is None else weights[:, rows]
+    columns = _columns(law, inputs, drawn)
+    own = np.ones((1, loss.size)) if weights is None else weights
+    found = np.empty((len(own), min(count, trials), len(law.params)))
+    for case, w in enumerate(own):
+        theta, predicted = drawn, columns[0]
+        if law.linear:
+            theta, predicted = _solve_linear(law, columns, loss, np.sqrt(w) / loss, drawn)
+        with np.errstate(all="ignore"):
+            r = np.log(predicted) - np.log(loss)
+            score = (r * r * w).sum(axis=1)
+        score = np.where(np.isfinite(score), score, np.inf)
+        found[case] = theta[np.argsort(score, kind="stable")[:count]]
+    return found
+
+
+def _columns(law: Law, inputs: dict[str, Floats], theta: Floats) -> Floats:
+    """What the law says at each trial [1, trials, points]; or, of each of its linear parameters
+    [linear, trials, points], what it says where that one is 1 and the others are 0."""
+    shape = (len(theta), len(next(iter(inputs.values()))))
+    values = law.from_line(theta)
+    which = [law.param_names.index(name) for name in law.linear]
+    columns = []
+    for j in which or [-1]:
+        unit = values.copy()
+        if which:
+            unit[:, which] = 0.0
+            unit[:, j] = 1.0
+        with np.errstate(all="ignore"):
+            out = np.asarray(law.evaluate(inputs, unit), dtype=float)
+        columns.append(np.broadcast_to(out, shape))
+    return np.stack(columns)
 
 
 def _solve_linear(
-    law: Law, inputs: dict[str, Floats], loss: Floats, root: Floats, theta: Floats
-) -> Floats:
-    """Replace the linear parameters of each trial by their least-squares values."""
+    law: Law, columns: Floats, loss: Floats, root: Floats, theta: Floats
+) -> tuple[Floats, Floats]:
+    """The trials with their linear parameters at their least-squares values, and what the law then
+    predicts [trials, points]. columns: see `_columns`."""
     names = law.param_names
-    which = [names.index(name) for name in law.linear]
-    values = law.from_line(theta)
-    columns = []
-    for j in which:
-        unit = values.copy()
-        unit[:, which] = 0.0
-        unit[:, j] = 1.0
-        with np.errstate(all="ignore"):
-            out = np.asarray(law.evaluate(inputs, unit), dtype=float)
-        columns.append(np.nan_to_num(np.broadcast_to(out, (len(theta), loss.size)) * root))
-    basis = np.stack(columns, axis=1)
+    theta = theta.copy()
+    with np.errstate(all="ignore"):
+        basis = np.nan_to_num(columns * root).transpose(1, 0, 2)
     scale = np.sqrt(np.einsum("gmn,gmn->gm", basis, basis))
     scale = np.where(scale > 0, scale, 1.0)
     basis = basis / scale[:, :, None]
     gram = basis @ basis.transpose(0, 2, 1)
     rhs = basis @ (root * loss)
-    signs = [law.params[j].link.lower >= 0 for j in which]
+    signs = [law.params[names.index(name)].link.lower >= 0 for name in law.linear]
     _, c = best_non_negative(gram, rhs, signs)
     c = c / scale
-    for position, j in enumerate(which):
+    predicted = np.zeros(columns.shape[1:])
+    for position, name in enumerate(law.linear):
+        j = names.index(name)
         link = law.params[j].link
         value = c[:, position]
         if link.log:
@@ -221,5 +237,8 @@ def _solve_linear(
                 1e-3 * float(np.median(loss)) * float(np.median(np.abs(root))) / scale[:, position]
             )
             value = np.maximum(value, np.maximum(tiny, 1e-300))
-        theta[:, j] = link.to_line(np.clip(value, link.lower, link.upper))
-    return theta
+        value = np.clip(value, link.lower, link.upper)
+        theta[:, j] = link.to_line(value)
+        with np.errstate(all="ignore"):
+            predicted += value[:, None] * columns[position]
+    return theta, predicted
