@@ -5,7 +5,7 @@ K = kappa = 1, which fixes the scale of z. Residuals within a cell have covarian
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,16 @@ FIRST_NOISE = 0.005
 # Starts of the common exponent and of the floor as a share of the smallest loss.
 EXPONENTS = (0.25, 0.45, 0.8)
 FLOOR_SHARES = (0.5, 0.85)
+
+
+class Modelled(NamedTuple):
+    """log loss [B, sets, cells] and what moves it: d ln z of the shared parameters [B, 4, cells],
+    d ln L of ln z [B, sets, cells], and of a set's own three [B, sets, 3, cells]."""
+
+    log_loss: Floats
+    common: Floats
+    by_z: Floats
+    own: Floats
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,8 @@ class LatentProblem:
     def points(self) -> int:
         return int(self.n.size)
 
-    def model(self, theta: Floats) -> tuple[Floats, Floats]:
-        """log loss [B, sets, cells] and its derivatives [B, p, sets, cells]."""
+    def model(self, theta: Floats) -> "Modelled":
+        """What theta [B, p] says of every cell."""
         log_A, alpha, log_B, beta = (theta[:, j, None] for j in range(SHARED))
         small = np.exp(log_A - alpha * self.n)
         short = np.exp(log_B - beta * self.d)
@@ -70,54 +80,77 @@ class LatentProblem:
         above = np.exp(theta[:, SHARED + 1 :: 3, None] + kappa * log_z[:, None])
         y = E + above
         share = above / y
-        J = np.zeros((len(theta), self.size, *y.shape[1:]))
-        pull = share * kappa / z[:, None]
-        J[:, 0] = pull * small[:, None]
-        J[:, 1] = -pull * (small * self.n)[:, None]
-        J[:, 2] = pull * short[:, None]
-        J[:, 3] = -pull * (short * self.d)[:, None]
-        for i in range(self.sets):
-            at = SHARED + 3 * i
-            J[:, at, i] = E[:, i] / y[:, i]
-            J[:, at + 1, i] = share[:, i]
-            J[:, at + 2, i] = share[:, i] * log_z
-        return np.log(y), J
+        common = np.empty((len(theta), SHARED, self.points))
+        np.divide(small, z, out=common[:, 0])
+        np.multiply(common[:, 0], -self.n, out=common[:, 1])
+        np.divide(short, z, out=common[:, 2])
+        np.multiply(common[:, 2], -self.d, out=common[:, 3])
+        own = np.empty((len(theta), self.sets, 3, self.points))
+        np.divide(E, y, out=own[:, :, 0])
+        own[:, :, 1] = share
+        np.multiply(share, log_z[:, None], out=own[:, :, 2])
+        return Modelled(np.log(y), common, share * kappa, own)
 
     def residuals(self, theta: Floats) -> Floats:
         """log loss less the model [cells, sets]; NaN where a set has no run."""
-        return np.where(self.seen, self.logs - self.model(theta[None])[0][0].T, np.nan)
+        return np.where(self.seen, self.logs - self.model(theta[None]).log_loss[0].T, np.nan)
 
     def evaluate(
         self, theta: Floats, weights: Floats | None, index: Lanes = None
     ) -> tuple[Floats, Floats, Floats]:
         lanes, p = theta.shape
         f, g, h = np.zeros(lanes), np.zeros((lanes, p)), np.zeros((lanes, p, p))
-        step = max(1, BLOCK // (self.points * self.sets))
-        seen, logs = self.seen.T, self.logs.T
+        step = max(1, BLOCK // (4 * self.points * self.sets))  # arrays of 4 and of 3 to a set
         precision = np.ascontiguousarray(self.precision.transpose(1, 2, 0))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for b in (slice(k, k + step) for k in range(0, lanes, step)):
-                y, J = self.model(theta[b])
-                r = np.where(seen, logs - y, 0.0)
                 w = lane_weights(weights, b, slice(None), index)
-                Pr, PJ = np.empty_like(r), np.empty_like(J)
-                for i, row in enumerate(precision):
-                    P = row if w is None else row * w[..., None, :]
-                    Pr[:, i] = (P * r).sum(axis=1)
-                    PJ[:, :, i] = sum(P[..., None, k, :] * J[:, :, k] for k in range(self.sets))
-                f[b] += 0.5 * np.vecdot(r, Pr).sum(axis=1)
-                flat = J.reshape(len(y), p, -1)
-                g[b] -= np.matmul(flat, Pr.reshape(len(y), -1, 1))[:, :, 0]
-                h[b] += np.matmul(flat, PJ.reshape(len(y), p, -1).transpose(0, 2, 1))
-        if self.prior is not None:
-            mean, sd = self.prior
-            for i in range(1, self.sets):
-                at = SHARED + 3 * i + 2
-                off = (theta[:, at] - mean) / sd**2
-                f += 0.5 * off * (theta[:, at] - mean)
-                g[:, at] += off
-                h[:, at, at] += 1.0 / sd**2
+                P = precision if w is None else precision * w[..., None, None, :]
+                f[b], g[b], h[b] = self._sums(self.model(theta[b]), P)
+        self._add_prior(theta, f, g, h)
         return f, g, h
+
+    def _sums(self, said: "Modelled", P: Floats) -> tuple[Floats, Floats, Floats]:
+        """f, gradient and Gauss-Newton matrix of some lanes; P [(B,) sets, sets, cells]. The shared
+        parameters move all sets by way of z alone: sums over cells of products of 4 and 3."""
+        r = np.where(self.seen.T, self.logs.T - said.log_loss, 0.0)
+        sets = range(self.sets)
+
+        def dot(one: Any, other: Any) -> Floats:
+            return np.asarray(sum(one[k] * other[:, k] for k in sets))
+
+        Pr, Pq = (
+            [dot([P[..., i, k, :] for k in sets], each) for i in sets] for each in (r, said.by_z)
+        )
+        pull, weight = dot(Pr, said.by_z), dot(Pq, said.by_z)
+        f = 0.5 * dot(Pr, r).sum(axis=-1)
+        g = np.empty((len(r), self.size))
+        h = np.empty((len(r), self.size, self.size))
+        shared = slice(0, SHARED)
+        g[:, shared] = -np.matvec(said.common, pull)
+        h[:, shared, shared] = (said.common * weight[:, None]) @ said.common.transpose(0, 2, 1)
+        for i in sets:
+            mine = slice(SHARED + 3 * i, SHARED + 3 * i + 3)
+            own = said.own[:, i]
+            g[:, mine] = -np.matvec(own, Pr[i])
+            cross = (own * Pq[i][:, None]) @ said.common.transpose(0, 2, 1)
+            h[:, mine, shared], h[:, shared, mine] = cross, cross.transpose(0, 2, 1)
+            for k in range(i, self.sets):
+                other = slice(SHARED + 3 * k, SHARED + 3 * k + 3)
+                both = (own * P[..., i, None, k, :]) @ said.own[:, k].transpose(0, 2, 1)
+                h[:, mine, other], h[:, other, mine] = both, both.transpose(0, 2, 1)
+        return f, g, h
+
+    def _add_prior(self, theta: Floats, f: Floats, g: Floats, h: Floats) -> None:
+        if self.prior is None:
+            return
+        mean, sd = self.prior
+        for i in range(1, self.sets):
+            at = SHARED + 3 * i + 2
+            off = (theta[:, at] - mean) / sd**2
+            f += 0.5 * off * (theta[:, at] - mean)
+            g[:, at] += off
+            h[:, at, at] += 1.0 / sd**2
 
     def metric(self, theta: Floats, weights: Floats | None) -> Floats:
         """Gauss-Newton is exact enough here to be its own metric; weights do not matter to it."""

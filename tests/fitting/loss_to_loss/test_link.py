@@ -94,7 +94,7 @@ def test_joint_agrees_with_scipy() -> None:
     def residual(part: np.ndarray) -> np.ndarray:
         theta = latent.theta.copy()
         theta[free] = part
-        r = problem.logs - problem.model(theta[None])[0][0].T
+        r = problem.logs - problem.model(theta[None]).log_loss[0].T
         return np.einsum("cij,ci->cj", roots, r).ravel()
 
     start = latent.theta[free] + 0.02 * np.random.default_rng(0).standard_normal(free.size)
@@ -108,15 +108,36 @@ def test_joint_agrees_with_scipy() -> None:
 
 
 def test_derivatives_of_the_joint_model() -> None:
+    """Gradient and Gauss-Newton matrix, of lanes with weights, from differences of the losses; of
+    three sets, one of which has no run in some cells."""
     sets = simulated()
-    latent = fit_latent(pair(sets["web"], sets["code"]))
-    theta = latent.theta[None]
-    _, J = latent.problem.model(theta)
-    for j in range(theta.size):
-        step = np.zeros(theta.size)
-        step[j] = 1e-6
-        up, down = (latent.problem.model(theta + s * step)[0] for s in (1, -1))
-        np.testing.assert_allclose(J[0, j], ((up - down) / 2e-6)[0], atol=1e-7)
+    few = sets["maths"].select(np.arange(len(sets["maths"])) % 3 > 0)
+    latent = fit_latent(
+        pair(sets["web"], sets["code"], others={"maths": few}), kappa_prior=(1.0, 0.066)
+    )
+    problem, rng = latent.problem, np.random.default_rng(1)
+    theta = latent.theta + 1e-3 * rng.standard_normal((2, latent.theta.size))
+    weights = rng.poisson(1.0, (2, problem.points)).astype(float)
+    f, g, h = problem.evaluate(theta, weights)
+    for lane in range(2):
+        J = np.empty((theta.shape[1], problem.points, problem.sets))
+        for j in range(theta.shape[1]):
+            step = np.zeros(theta.shape[1])
+            step[j] = 1e-6
+            ends = theta[lane] + np.array([[1.0], [-1.0]]) * step
+            up, down = problem.model(ends).log_loss
+            J[j] = ((up - down) / 2e-6).T
+        r = problem.logs - problem.model(theta[lane : lane + 1]).log_loss[0].T
+        P = problem.precision * weights[lane, :, None, None]
+        prior, off = (1 / 0.066**2) * np.eye(theta.shape[1]), theta[lane] - 1.0
+        kappas = np.isin(np.arange(off.size), [SHARED + 5, SHARED + 8])
+        prior[~kappas] = 0.0
+        mine = 0.5 * np.einsum("ci,cik,ck->", r, P, r) + 0.5 * off @ prior @ off
+        assert f[lane] == pytest.approx(mine, rel=1e-9)
+        slope = -np.einsum("jci,cik,ck->j", J, P, r) + prior @ off
+        np.testing.assert_allclose(g[lane], slope, atol=1e-6 * np.abs(slope).max())
+        curved = np.einsum("jci,cik,lck->jl", J, P, J) + prior
+        np.testing.assert_allclose(h[lane], curved, atol=1e-6 * curved.max())
 
 
 def test_inverse_undoes_the_link() -> None:
