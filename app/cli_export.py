@@ -31,7 +31,7 @@ def export_curves(
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             n_runs, n_points = exports.write_curves(
                 connection,
-                int(project) if project.isdigit() else project,
+                project,
                 out,
                 report=lambda runs, points: (
                     None if runs % 100 else note(f"{runs:,} runs, {points:,} points")

@@ -11,6 +11,7 @@ import pytest
 
 from app.settings import Settings
 from app.storage import keys as stored_keys
+from app.storage import projects
 from app.storage.engine import make_engine
 
 from .conftest import Run
@@ -142,5 +143,11 @@ def test_curves_are_exported_or_refused_with_the_remedy(
     assert other.code == 1 and "--format parquet" in other.err
     nobody = run_program("export", "curves", "nobody", "--out", tmp_path, **here)
     assert nobody.code == 1 and "nobody" in nobody.err
+    engine = make_engine(Settings(data_dir=data_dir, database_url=None))
+    with engine.begin() as connection:
+        projects.create(connection, "2024")  # a name first, and only then an id
+    engine.dispose()
+    named = run_program("export", "curves", "2024", "--out", tmp_path, "--json", **here)
+    assert named.document == {"folder": str(tmp_path), "runs": 0, "points": 0}
     with pytest.raises(Refused, match=r"pip install 'scalewright\[parquet\]'"):
         cli_operate.need("pyarrow_that_is_not_there", "parquet")
