@@ -133,22 +133,26 @@ def test_a_killed_worker_s_run_goes_on_on_another_gpu(
     assert apart[:every].max() < 0.05
 
 
+def short(corpus: Path, optimizer: str, steps: int) -> dict[str, Any]:
+    """The run on a GPU, of few steps and as it is written."""
+    source = {"name": "code", "path": str(corpus)}
+    return {
+        **ON_GPU,
+        "schedule": {"kind": "wsd", "steps": steps, "warmup_steps": 20, "cooldown_steps": 40},
+        "data": {"train": [source], "validation": [source]},
+        "optimizer": {"name": optimizer, "lr": 6e-3},
+        "evaluate": {"tokens": 16384},
+        "compile": False,
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(NO_GPU), reason=str(NO_GPU))
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_deterministic_mode_repeats_a_run_bit_for_bit(
     corpus: Path, tmp_path: Path, optimizer: str
 ) -> None:
-    source = {"name": "code", "path": str(corpus)}
-    config = {
-        **ON_GPU,
-        "schedule": {"kind": "wsd", "steps": 200, "warmup_steps": 20, "cooldown_steps": 40},
-        "data": {"train": [source], "validation": [source]},
-        "optimizer": {"name": optimizer, "lr": 6e-3},
-        "evaluate": {"tokens": 16384},
-        "deterministic": True,
-        "compile": False,
-    }
+    config = {**short(corpus, optimizer, 200), "deterministic": True}
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
@@ -191,18 +195,10 @@ def test_no_step_waits_for_the_gpu(
         (Telemetry, "flush"),
     ):
         may_wait(owner, name)
-    source = {"name": "code", "path": str(corpus)}
-    config = {
-        **ON_GPU,
-        "schedule": {"kind": "wsd", "steps": 120, "warmup_steps": 20, "cooldown_steps": 40},
-        "data": {"train": [source], "validation": [source]},
-        "optimizer": {"name": optimizer, "lr": 6e-3},
-        "evaluate": {"tokens": 16384},
-        "compile": False,
-    }
+    config = parse_config(short(corpus, optimizer, 120))
     try:
         stop: Any = Stop()
-        assert training.train(parse_config(config), tmp_path, None, stop) == "finished"
+        assert training.train(config, tmp_path, None, stop) == "finished"
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

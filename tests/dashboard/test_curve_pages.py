@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from fitting.curves import Schedule
+from tests.dashboard import conftest
 from tests.dashboard.seeded_curves import (
     CONTINUAL,
     PEAK,
@@ -27,16 +28,8 @@ from tests.dashboard.seeded_curves import (
 )
 
 
-def page(pages: TestClient, address: str, status: int = 200) -> str:
-    answer = pages.get(address)
-    assert answer.status_code == status, answer.text[:500]
-    for kind in re.findall(r"<script([^>]*)>", answer.text):
-        assert 'src="/static/' in kind or 'type="application/json"' in kind
-    for table in re.findall(r"<table>(.*?)</table>", answer.text, re.S):
-        assert "<caption>" in table
-    for field in re.findall(r'<(?:select|input type="text") id="([^"]+)"', answer.text):
-        assert f'<label for="{field}"' in answer.text
-    return html.unescape(answer.text)
+def page(pages: TestClient, address: str) -> str:
+    return html.unescape(conftest.page(pages, address))
 
 
 def traces(shown: str, figure: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from app.services.link_sets import LinkSet
 from app.services.links import LinkRequest
 from app.services.tasks import TaskRequest
 from fitting.loss_to_loss import Link
+from tests.dashboard.conftest import page
 from tests.services.linked import project_of_two_corpora
 
 LINK = "/links/{}"
@@ -58,18 +59,6 @@ def stored(engine: Engine) -> Stored:
             ),
         )
         return Stored(whole.id, small.id, links.load(connection, whole.id))
-
-
-def page(pages: TestClient, address: str, status: int = 200) -> str:
-    answer = pages.get(address)
-    assert answer.status_code == status, answer.text[:500]
-    for kind in re.findall(r"<script([^>]*)>", answer.text):
-        assert 'src="/static/' in kind or 'type="application/json"' in kind
-    for table in re.findall(r"<table>(.*?)</table>", answer.text, re.S):
-        assert "<caption>" in table
-    for field in re.findall(r'<(?:select|input type="text") id="([^"]+)"', answer.text):
-        assert f'<label for="{field}"' in answer.text
-    return answer.text
 
 
 def test_without_any_it_says_how_to_make_one(pages: TestClient) -> None:
