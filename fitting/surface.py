@@ -29,7 +29,7 @@ from fitting.newton import (
     shared_start,
 )
 
-# A block of [lanes, points]: both sides long enough for a matrix product.
+# A block of [lanes, points]: both sides long enough for a matrix product. Fewer lanes, more points.
 LANES, POINTS = 200, 256
 
 # Numbers of points within Huber's width that are gathered at a time, so that they stay in cache.
@@ -196,7 +196,8 @@ class Surface:
                 own = lane_weights(weights, b, slice(None), index)
                 inside = np.empty((len(phi), self.points), dtype=bool)
                 sided = np.empty(inside.shape) if above != 1.0 else None
-                for i in (slice(k, k + POINTS) for k in range(0, self.points, POINTS)):
+                step = POINTS * max(1, LANES // len(phi))
+                for i in (slice(k, k + step) for k in range(0, self.points, step)):
                     r = phi @ self.parts[i].T
                     np.subtract(self.target[i], r, out=r)
                     w = np.ones_like(r) if own is None else own[..., i]
@@ -220,13 +221,13 @@ class Surface:
         lanes, p, k = slope.shape
         out = np.empty((lanes, p, p))
         lane, point = np.nonzero(inside)
+        heft = np.ones(point.size)
+        if weights is not None:
+            heft = np.broadcast_to(weights, inside.shape)[lane, point]
+            drawn = heft != 0  # a third of the points are not in a resample
+            lane, point, heft = lane[drawn], point[drawn], heft[drawn]
         ends = np.cumsum(np.bincount(lane, minlength=lanes))
         begins = np.concatenate([[0], ends[:-1]])
-        heft = (
-            np.ones(point.size)
-            if weights is None
-            else np.broadcast_to(weights, inside.shape)[lane, point]
-        )
         most = int((ends - begins).max(initial=1))
         step = max(1, GATHERED // (k * most))
         for b in (slice(i, min(i + step, lanes)) for i in range(0, lanes, step)):
