@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -202,37 +203,17 @@ def plan_continual(
             "Give the general fit first, the domain fit second.",
         )
     for one in (general, domain):
-        if one.law == LAW_OPEN.name:
-            raise FittingError(
-                "infeasible",
-                f"The fit of {one.domain} is of a model whose pre-training is unknown: it predicts "
-                "near the fitted runs, and cannot plan.",
-                "Plan with fits of models whose pre-training schedule is known.",
-            )
+        _refuse_open(one)
     befores = dict(before) if isinstance(before, Mapping) else {before.loss_potential: before}
     low = max(f.data["peak_lr"][0] for f in (general, domain))
     high = min(f.data["peak_lr"][1] for f in (general, domain))
-    shares = [1 - s for s in general.data["new_share"]]
-    ratios = [1 - s for s in domain.data["new_share"]]
-    least, most = max(min(shares), min(ratios)), min(max(shares), max(ratios))
-    warned: list[Mapping[str, str]] = []
+    ratios = [[1 - share for share in f.data["new_share"]] for f in (general, domain)]
+    least, most = max(map(min, ratios)), min(map(max, ratios))
     peaks = list(np.geomspace(low, high, 7)) if peak_lrs is None else list(peak_lrs)
     mixes = list(np.linspace(least, most, 7 if most > least else 1))
     mixes = mixes if replay_ratios is None else list(replay_ratios)
     inside_peaks = [p for p in peaks if low / 1.05 <= p <= high * 1.05]
     inside_mixes = [r for r in mixes if least - 1e-6 <= r <= most + 1e-6]
-    for what, asked, kept, ends in (
-        ("peak rates", peaks, inside_peaks, (low, high)),
-        ("replay ratios", mixes, inside_mixes, (least, most)),
-    ):
-        if len(kept) < len(asked):
-            warned.append(
-                {
-                    "code": "left_out",
-                    "message": f"{len(asked) - len(kept)} {what} outside the fitted {ends[0]:g} to "
-                    f"{ends[1]:g} were left out.",
-                }
-            )
     if not inside_peaks or not inside_mixes or not steps or not befores:
         raise FittingError(
             "infeasible", "Nothing that was asked for lies inside the fitted ranges.",
@@ -244,91 +225,107 @@ def plan_continual(
             "infeasible", f"{max(steps)} steps are fewer than the {warmup_steps} of the warm-up.",
             "Plan longer runs, or a shorter warm-up.",
         )  # fmt: skip
-    if len(long_enough) < len(steps):
-        warned.append(
-            {
-                "code": "left_out",
-                "message": f"{len(steps) - len(long_enough)} lengths shorter than the warm-up "
-                "were left out.",
-            }
+    warned = [
+        {"code": "left_out", "message": f"{count} {what} were left out."}
+        for count, what in (
+            (len(peaks) - len(inside_peaks),
+             f"peak rates outside the fitted {low:g} to {high:g}"),
+            (len(mixes) - len(inside_mixes),
+             f"replay ratios outside the fitted {least:g} to {most:g}"),
+            (len(steps) - len(long_enough), "lengths shorter than the warm-up"),
         )
+        if count
+    ]  # fmt: skip
+    schedules = {
+        (count, peak): Schedule.wsd(
+            count, float(peak), warmup_steps, count - warmup_steps, decay, final_fraction
+        )
+        for count, peak in product(long_enough, inside_peaks)
+    }
+    starts = {potential: _end_of(general, past) for potential, past in befores.items()}
     plans: list[Plan] = []
-    samples: list[Floats] = []
-    sides: list[tuple[Floats, Floats]] = []
-    for potential, past in befores.items():
-        start = float(
-            np.exp(general.log_losses(
-                general.features(Transfer(None, past), np.array([past.steps]))
-            )[0][0])
-        )  # fmt: skip
-        for count in long_enough:
-            for peak in inside_peaks:
-                schedule = Schedule.wsd(
-                    count, float(peak), warmup_steps, count - warmup_steps, decay, final_fraction
-                )
-                for ratio in inside_mixes:
-                    transfer = Transfer(past, schedule, float(ratio))
-                    at = np.array([count])
-                    g, gs = general.log_losses(general.features(transfer, at))
-                    d, ds = domain.log_losses(domain.features(transfer, at))
-                    old, new = float(np.exp(g[0])), float(np.exp(d[0]))
-                    if most_general_rise is not None and old - start > most_general_rise:
-                        continue
-                    score = general_weight * old + (1 - general_weight) * new
-                    plans.append(
-                        Plan(
-                            float(potential), float(peak), float(ratio), count, old, new,
-                            old - start, score,
-                        )
-                    )  # fmt: skip
-                    fewest = min(len(gs), len(ds))
-                    sides.append((np.exp(gs[:fewest, 0]), np.exp(ds[:fewest, 0])))
-                    samples.append(
-                        general_weight * sides[-1][0] + (1 - general_weight) * sides[-1][1]
-                    )
+    samples: list[Floats] = []  # the objective of each plan, by resample
+    for potential, (count, peak), ratio in product(befores, schedules, inside_mixes):
+        transfer = Transfer(befores[potential], schedules[count, peak], float(ratio))
+        at = np.array([count])
+        g, gs = general.log_losses(general.features(transfer, at))
+        d, ds = domain.log_losses(domain.features(transfer, at))
+        old, new = float(np.exp(g[0])), float(np.exp(d[0]))
+        rise = old - starts[potential]
+        if most_general_rise is not None and rise > most_general_rise:
+            continue
+        score = general_weight * old + (1 - general_weight) * new
+        plans.append(
+            Plan(float(potential), float(peak), float(ratio), count, old, new, rise, score)
+        )
+        fewest = min(len(gs), len(ds))
+        olds, news = np.exp(gs[:fewest, 0]), np.exp(ds[:fewest, 0])
+        samples.append(general_weight * olds + (1 - general_weight) * news)
     if not plans:
         raise FittingError(
             "infeasible", f"No plan keeps the general loss within {most_general_rise} of where it "
             "was.", "Allow more, or more replay, or lower peak rates.",
         )  # fmt: skip
     scores = np.array([p.objective for p in plans])
-    first = int(np.argmin(scores))
-    best = plans[first]
-    tail = 0.5 - 0.5 * level
-    table = np.array(samples)
-    chosen: dict[str, tuple[float, float]] = {}
-    if table.size:
-        winners = [plans[int(j)] for j in np.argmin(table, axis=0)]
-        for name in ("loss_potential", "peak_lr", "replay_ratio", "steps"):
-            values = np.array([float(getattr(one, name)) for one in winners])
-            low_q, high_q = np.quantile(values, [tail, 1 - tail], method="nearest")
-            chosen[name] = (float(low_q), float(high_q))
+    best = plans[int(np.argmin(scores))]
     transfer = Transfer(
-        befores[best.loss_potential],
-        Schedule.wsd(best.steps, best.peak_lr, warmup_steps, best.steps - warmup_steps, decay,
-                     final_fraction),
-        best.replay_ratio,
-    )  # fmt: skip
+        befores[best.loss_potential], schedules[best.steps, best.peak_lr], best.replay_ratio
+    )
     bands = [f.predict(transfer, level=level) for f in (general, domain)]
     own = general_weight * general.calibration.form * best.general
     own = float(np.hypot(own, (1 - general_weight) * domain.calibration.form * best.domain))
-    order = np.lexsort([[p.domain for p in plans], [p.general for p in plans]])
-    front, floor = [], np.inf
-    for j in order:
-        if plans[int(j)].domain < floor:
-            floor = plans[int(j)].domain
-            front.append(plans[int(j)])
-    for band in bands:
-        warned.extend(band.flags)
+    said = [*warned, *(flag for band in bands for flag in band.flags)]
     return Planned(
         best,
         (float(bands[0].lower[0]), float(bands[0].upper[0])),
         (float(bands[1].lower[0]), float(bands[1].upper[0])),
-        chosen,
-        tuple(front),
-        int((scores <= scores[first] + own).sum()),
+        _chosen_by_resamples(plans, np.array(samples), level),
+        _front(plans),
+        int((scores <= best.objective + own).sum()),
         len(plans),
         level,
         {f.role: dict(band.reach) for f, band in zip((general, domain), bands, strict=True)},
-        tuple({w["code"]: w for w in warned}.values()),
+        tuple({(one["code"], one["message"]): one for one in said}.values()),
     )
+
+
+def _refuse_open(fit: ContinualFit) -> None:
+    if fit.law == LAW_OPEN.name:
+        raise FittingError(
+            "infeasible",
+            f"The fit of {fit.domain} is of a model whose pre-training is unknown: it predicts "
+            "near the fitted runs, and cannot plan.",
+            "Plan with fits of models whose pre-training schedule is known.",
+        )
+
+
+def _end_of(fit: ContinualFit, past: Schedule) -> float:
+    """The loss that pre-training ended at."""
+    features = fit.features(Transfer(None, past), np.array([past.steps]))
+    return float(np.exp(fit.log_losses(features)[0][0]))
+
+
+def _chosen_by_resamples(
+    plans: Sequence[Plan], samples: Floats, level: float
+) -> dict[str, tuple[float, float]]:
+    """Per choice, the interval of what is best by each resample; samples: objectives
+    [plans, resamples]. Empty without resamples."""
+    if not samples.size:
+        return {}
+    tail = 0.5 - 0.5 * level
+    winners = [plans[int(j)] for j in np.argmin(samples, axis=0)]
+    chosen = {}
+    for name in ("loss_potential", "peak_lr", "replay_ratio", "steps"):
+        values = np.array([float(getattr(one, name)) for one in winners])
+        low, high = np.quantile(values, [tail, 1 - tail], method="nearest")
+        chosen[name] = (float(low), float(high))
+    return chosen
+
+
+def _front(plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The plans that no other beats on both losses, by rising general loss."""
+    front: list[Plan] = []
+    for plan in sorted(plans, key=lambda one: (one.general, one.domain)):
+        if not front or plan.domain < front[-1].domain:
+            front.append(plan)
+    return tuple(front)

@@ -188,10 +188,11 @@ def test_a_plan_finds_the_true_optimum(fits: dict[str, ContinualFit]) -> None:
         assert set(found.chosen_interval) == {"loss_potential", "peak_lr", "replay_ratio", "steps"}
     capped = plan_continual(
         fits["general"], fits["domain"], general_weight=0.0, before=before, steps=[3_000],
-        most_general_rise=0.02, peak_lrs=(*peaks, 1e-2),
+        most_general_rise=0.02, peak_lrs=(*peaks, 1e-2), replay_ratios=(*ratios, 0.99),
     )  # fmt: skip
     assert capped.best.rise <= 0.02
-    assert "left_out" in {w["code"] for w in capped.warnings}
+    left_out = [w["message"] for w in capped.warnings if w["code"] == "left_out"]
+    assert "1 peak rates" in left_out[0] and "1 replay ratios" in left_out[1]
     with pytest.raises(FittingError, match="inside the fitted"):
         plan_continual(
             fits["general"], fits["domain"], general_weight=0.5, before=constant(8_000),
