@@ -13,9 +13,9 @@ from app.dashboard.figures.style import (
     MUTED,
     OPTIMUM,
     SCALE,
+    Drawing,
     axis,
     faded,
-    new_figure,
 )
 from app.dashboard.figures.values import Cloud, Quantity
 
@@ -57,7 +57,7 @@ def contour(
     of the optimum on each budget. `spent` are (label, x, y) of lines that cost the same time or
     money; `best` marks a plan.
     """
-    figure = new_figure(height=560)
+    figure = Drawing(height=560)
     figure.add_contour(
         x=x_grid,
         y=y_grid,
@@ -137,5 +137,5 @@ def contour(
             name="this plan",
             cliponaxis=False,
         )
-    figure.update_layout(xaxis=axis(x, x_grid, 0), yaxis=axis(y, y_grid, 0))
-    return figure
+    figure.layout |= {"xaxis": axis(x, x_grid, 0), "yaxis": axis(y, y_grid, 0)}
+    return figure.figure()

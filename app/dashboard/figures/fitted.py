@@ -9,11 +9,12 @@ import plotly.graph_objects as go
 from app.dashboard.figures.style import (
     ACCENT,
     MUTED,
+    Drawing,
+    across_at,
     add_band,
     axis,
     colour,
     colour_bar,
-    new_figure,
 )
 from app.dashboard.figures.values import Cloud, Line, Quantity
 
@@ -30,7 +31,7 @@ def fitted(
 
     The points and the curves share one colour scale (log of the other input).
     """
-    figure = new_figure(height=460)
+    figure = Drawing(height=460)
     shades = _shades(points, lines)
     for line in lines:
         tint = _tint(line.shade, shades)
@@ -76,9 +77,11 @@ def fitted(
             ),
             showlegend=False,
         )
-    figure.update_xaxes(axis(x, np.concatenate([points.x, *(line.x for line in lines)])))
-    figure.update_yaxes(axis(loss, np.concatenate([points.y, *(line.y for line in lines)])))
-    return figure
+    figure.layout |= {
+        "xaxis": axis(x, np.concatenate([points.x, *(line.x for line in lines)])),
+        "yaxis": axis(loss, np.concatenate([points.y, *(line.y for line in lines)])),
+    }
+    return figure.figure()
 
 
 def residuals(
@@ -93,7 +96,7 @@ def residuals(
     A law that fits leaves a band without a trend; a slope at the right end is drift, and says that
     the extrapolation will miss on that side.
     """
-    figure = new_figure(height=340, bargap=0.06)
+    figure = Drawing(height=340, bargap=0.06)
     marker: dict[str, Any] = {"size": 7, "color": ACCENT}
     if shade is not None and points.shade is not None:
         marker |= colour_bar(shade, points.shade)
@@ -118,7 +121,6 @@ def residuals(
             hovertemplate="%{text}<br>residual %{y:+.2f}%<extra></extra>",
             name=dropped,
         )
-    figure.add_hline(y=0, line={"color": MUTED, "width": 1})
     figure.add_histogram(
         y=points.y,
         xaxis="x2",
@@ -127,16 +129,17 @@ def residuals(
         showlegend=False,
     )
     largest = float(np.max(np.abs(points.y))) if len(points.y) else 1.0
-    figure.update_layout(
-        xaxis=axis(x, points.x) | {"domain": [0, 0.86]},
-        xaxis2={"domain": [0.88, 1], "showgrid": False, "showticklabels": False, "ticks": ""},
-        yaxis={
+    figure.layout |= {
+        "shapes": [across_at(0, {"color": MUTED, "width": 1})],
+        "xaxis": axis(x, points.x) | {"domain": [0, 0.86]},
+        "xaxis2": {"domain": [0.88, 1], "showgrid": False, "showticklabels": False, "ticks": ""},
+        "yaxis": {
             "title": {"text": "residual (% of loss)"},
             "range": [-1.12 * largest, 1.12 * largest],
             "ticksuffix": "%",
         },
-    )
-    return figure
+    }
+    return figure.figure()
 
 
 def _shades(points: Cloud, lines: Sequence[Line]) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from app.dashboard.figures.style import (
     ACCENT,
     MUTED,
     OPTIMUM,
+    Drawing,
     add_band,
     axis,
     colours_for,
@@ -30,7 +31,7 @@ def isoflop(
     `nearest` (n,) gives the budget that each point belongs to. A curve whose lowest point is at the
     end of its range has no interior minimum and gets no mark.
     """
-    figure = new_figure(height=460)
+    figure = Drawing(height=460)
     tints = colours_for([line.shade or 1.0 for line in lines]) if lines else []
     for line, tint in zip(lines, tints, strict=True):
         if line.lower is not None and line.upper is not None:
@@ -77,11 +78,11 @@ def isoflop(
                 f"<b>minimum</b><br>{x.name} %{{x:.4s}}<br>{loss.name} %{{y:.4f}}<extra></extra>"
             ),
         )
-    figure.update_layout(
-        xaxis=axis(x, np.concatenate([line.x for line in lines]) if lines else points.x),
-        yaxis=axis(loss, np.concatenate([points.y, *(line.y for line in lines)])),
-    )
-    return figure
+    figure.layout |= {
+        "xaxis": axis(x, np.concatenate([line.x for line in lines]) if lines else points.x),
+        "yaxis": axis(loss, np.concatenate([points.y, *(line.y for line in lines)])),
+    }
+    return figure.figure()
 
 
 def valley(

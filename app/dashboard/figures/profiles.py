@@ -13,6 +13,7 @@ from app.dashboard.figures.style import (
     MUTED,
     OPTIMUM,
     TEMPLATE,
+    across_at,
     axis_name,
     faded,
     log_ticks,
@@ -86,18 +87,7 @@ def profiles(valleys: Sequence[Valley], level: float) -> go.Figure:
                 **where,
             }
         )
-        lines.append(
-            {
-                "type": "line",
-                "xref": where["xaxis"] + " domain",
-                "yref": where["yaxis"],
-                "x0": 0,
-                "x1": 1,
-                "y0": limit,
-                "y1": limit,
-                "line": {"color": MUTED, "width": 1, "dash": "dot"},
-            }
-        )
+        lines.append(across_at(limit, {"color": MUTED, "width": 1, "dash": "dot"}, number))
         ends = valley.values if valley.draws is None else np.append(valley.values, valley.draws)
         low, high = float(np.min(ends)), float(np.max(ends))
         plain = {"nticks": 4, "tickfont": {"size": 10}}
