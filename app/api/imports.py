@@ -83,20 +83,21 @@ def delete_import(import_id: Id, database: DatabaseDep) -> None:
 
 
 def _import_rows(database: Database, body: bytes) -> ImportedOut:
-    _refuse_names_given_twice(body)
-    given = _checked(ImportRows, lambda: ImportRows.model_validate_json(body))
+    given = _checked(ImportRows, lambda: _rows_in(body))
     measured = importers.read_rows(given.rows, **_reading(given))
     return _store(database, given, measured, given.name)
 
 
-def _refuse_names_given_twice(body: bytes) -> None:
-    """The reader below would keep the last; what is no JSON at all it refuses itself."""
+def _rows_in(body: bytes) -> ImportRows:
     try:
-        json.loads(body, object_pairs_hook=named_once)
+        given = json.loads(body.decode(), object_pairs_hook=named_once)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        return
+        given = None
     except ValueError as error:
         raise ServiceError("invalid", f"{error} in one object.", "Name each column once.") from None
+    if not isinstance(given, dict):
+        return ImportRows.model_validate_json(body)  # which says what is wrong with it
+    return ImportRows.model_validate(given)
 
 
 def _import_file(database: Database, form: dict[str, Any]) -> ImportedOut:

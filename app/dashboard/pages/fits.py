@@ -27,6 +27,7 @@ from fitting import LAWS, Fit, FittingError, Runs
 router = APIRouter(include_in_schema=False)
 
 MOST_DOTS = 1_000
+MOST_ROWS = 500
 DOTLESS = ("draws", "profiles")
 
 
@@ -411,8 +412,9 @@ def description(opened: OpenFit) -> dict[str, Any]:
                 "residual": float(residual[i]),
                 **{name: float(values[i]) for name, values in points.inputs.items()},
             }
-            for i in range(min(len(points.loss), 500))
+            for i in range(min(len(points.loss), MOST_ROWS))
         ],
+        "all_points": len(points.loss),
         "no_figures": "The points of this fit are not stored any more, or its law takes inputs "
         "that are no plain numbers.",
     }
