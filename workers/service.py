@@ -29,7 +29,7 @@ from app.storage.listen import dsn
 from app.storage.reaping import left_to_do
 from workers.attempt import Station
 from workers.reaper import Reaper
-from workers.tasks import JOBS_QUEUE, TRAIN_QUEUE, app
+from workers.tasks import JOBS_QUEUE, QUEUES, TRAIN_QUEUE, app
 from workers.tidy import Tidier
 
 log = structlog.get_logger()
@@ -165,9 +165,8 @@ async def serve(
     url: str,
     slots: Slots,
     *,
-    queues: Sequence[str] = (TRAIN_QUEUE, JOBS_QUEUE),
+    queues: Sequence[str] = QUEUES,
     drain: bool = False,
-    reap: bool = True,
 ) -> None:
     """Work until SIGTERM or SIGINT; with `drain`, until nothing is left to do.
 
@@ -232,7 +231,7 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         reaper = Reaper(station.engine, settings)
-        side = [reap_for_ever(reaper, settings.reaper_seconds)] if reap else []
+        side = [reap_for_ever(reaper, settings.reaper_seconds)]
         if drain:
             side.append(_stop_when_drained(station, queues, workers, reaper, ended))
         beside = [asyncio.create_task(each) for each in side]

@@ -27,11 +27,10 @@ class Asked:
     decay: str
     final_fraction: float
 
-    def schedule(self, kind: str | None = None) -> Schedule:
-        """This schedule, or one of another kind with the same steps, peak and warm-up."""
+    def schedule(self) -> Schedule:
         return Schedule.from_dict(
             {
-                "kind": kind or self.kind,
+                "kind": self.kind,
                 "steps": self.steps,
                 "peak_lr": self.peak_lr,
                 "warmup_steps": self.warmup_steps,

@@ -105,7 +105,6 @@ def calibrate(
     corpus: Path,
     *,
     progress: Callable[[str], None] | None = None,
-    python: Sequence[str] = (sys.executable,),
 ) -> Calibration:
     """Make the runs, then fit. corpus: the folder of a corpus whose ids fit the vocabulary.
 
@@ -119,7 +118,7 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="scalewright-calibrate-") as folder:
         for done, i in enumerate(order):
             shape, setup = runs[i]
-            lines = _train(_config(plan, shape, setup, corpus), Path(folder) / str(i), python)
+            lines = _train(_config(plan, shape, setup, corpus), Path(folder) / str(i))
             seconds = median_step_seconds(lines, cpu=plan.kind == "cpu")
             stack = next(line["fingerprint"] for line in lines if line["event"] == "start")
             found[i] = Measurement(shape, setup, seconds)
@@ -190,14 +189,14 @@ def _config(plan: Plan, shape: Shape, setup: Setup, corpus: Path) -> dict[str, A
     }  # fmt: skip
 
 
-def _train(config: Mapping[str, Any], folder: Path, python: Sequence[str]) -> list[dict[str, Any]]:
+def _train(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """One run in a process of its own; what it printed."""
     folder.mkdir(parents=True)
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     threads = str(config["threads"])
     done = subprocess.run(
-        [*python, "-m", "workers.proxy.train", str(path), "--out", str(folder)],
+        [sys.executable, "-m", "workers.proxy.train", str(path), "--out", str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -28,7 +28,7 @@ def check(connection: Connection) -> Health:
     revision = connection.scalar(text("select version_num from alembic_version"))
     statuses = storage.by_status(connection, "runs")
     open_jobs: dict[Any, int] = queue.depth(connection)
-    workers = storage.idle_workers(connection)
+    workers = storage.living_workers(connection)
     problems = []
     if revision != migrate.head():
         problems.append(

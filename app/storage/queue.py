@@ -34,11 +34,9 @@ def defer_train(
     return _defer(connection, TRAIN_QUEUE, TRAIN_TASK, "run_id", run_id, priority, schedule_in)
 
 
-def defer_job(
-    connection: Connection, job_id: int, priority: int = 0, schedule_in: float | None = None
-) -> int:
-    """Have a worker do the row of `jobs` (a long fit, an export), as `defer_train` does."""
-    return _defer(connection, JOBS_QUEUE, JOBS_TASK, "job_id", job_id, priority, schedule_in)
+def defer_job(connection: Connection, job_id: int) -> int:
+    """Have a worker do the row of `jobs` (a long fit), as `defer_train` does."""
+    return _defer(connection, JOBS_QUEUE, JOBS_TASK, "job_id", job_id)
 
 
 def depth(connection: Connection) -> dict[tuple[str, str], int]:
@@ -55,8 +53,8 @@ def _defer(
     task: str,
     argument: str,
     value: int,
-    priority: int,
-    schedule_in: float | None,
+    priority: int = 0,
+    schedule_in: float | None = None,
 ) -> int:
     parameters: dict[str, Any] = {
         "queue": queue,

@@ -72,7 +72,6 @@ def page_of(
     where: dict[str, object] | None = None,
     after: int | None = None,
     limit: int = 50,
-    extra: Sequence[Any] = (),
 ) -> Page[T]:
     """Rows by descending id, `limit` (at most 1000) at a time.
 
@@ -80,7 +79,7 @@ def page_of(
     page before. Rows that are added meanwhile do not shift the pages.
     """
     limit = max(1, min(limit, MAX_PAGE))
-    statement: Select[Any] = select(*columns_of(kind, table)).where(*extra)
+    statement: Select[Any] = select(*columns_of(kind, table))
     for name, value in (where or {}).items():
         if value is not None:
             statement = statement.where(table.c[name] == value)

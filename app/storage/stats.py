@@ -162,7 +162,7 @@ def workers(connection: Connection) -> list[WorkerSeen]:
     return [WorkerSeen(row.worker, row.runs, row.heartbeat_at) for row in rows]
 
 
-def idle_workers(connection: Connection, within_seconds: float = 30.0) -> int:
+def living_workers(connection: Connection, within_seconds: float = 30.0) -> int:
     """Worker processes that the queue has heard of lately, whether they hold a run or not."""
     return int(
         connection.execute(

@@ -89,7 +89,6 @@ def residuals(
     x: Quantity,
     shade: Quantity | None = None,
     masked: Cloud | None = None,
-    dropped: str = "left out of the fit",
 ) -> go.Figure:
     """(measured - law) / law in percent against `x`, with the spread beside it.
 
@@ -119,7 +118,7 @@ def residuals(
             marker={"size": 8, "symbol": "x-thin", "line": {"width": 1.5, "color": MUTED}},
             text=list(masked.labels) or None,
             hovertemplate="%{text}<br>residual %{y:+.2f}%<extra></extra>",
-            name=dropped,
+            name="left out of the fit",
         )
     figure.add_histogram(
         y=points.y,

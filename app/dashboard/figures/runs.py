@@ -191,9 +191,7 @@ def _add_ahead(figure: go.Figure, ahead: Ahead, along: Quantity) -> None:
     )
 
 
-def curves(
-    lines: Sequence[Curve], loss_unit: str = "nats/token", along: Quantity = TOKENS
-) -> go.Figure:
+def curves(lines: Sequence[Curve], along: Quantity = TOKENS) -> go.Figure:
     """Many runs over each other, coloured by model size; runs not cooled down are drawn thin."""
     figure = new_figure(height=460, showlegend=len(lines) <= 12)
     sized = [line.shade for line in lines if line.shade]
@@ -224,6 +222,6 @@ def curves(
     tokens = np.concatenate([line.tokens for line in lines]) if lines else np.array([])
     losses = np.concatenate([line.loss for line in lines]) if lines else np.array([])
     figure.update_layout(
-        xaxis=axis(along, tokens), yaxis=axis(Quantity("training loss", loss_unit), losses)
+        xaxis=axis(along, tokens), yaxis=axis(Quantity("training loss", "nats/token"), losses)
     )
     return figure

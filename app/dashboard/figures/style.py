@@ -143,9 +143,9 @@ def colour(share: float) -> str:
     return str(sample_colorscale(SCALE, [min(1.0, max(0.0, share))])[0])
 
 
-def colours_for(values: Sequence[float] | np.ndarray, log: bool = True) -> list[str]:
-    """One colour a value, by its place between the smallest and the largest."""
-    array = np.log(np.asarray(values, float)) if log else np.asarray(values, float)
+def colours_for(values: Sequence[float] | np.ndarray) -> list[str]:
+    """One colour a value (> 0), by its place in log between the smallest and the largest."""
+    array = np.log(np.asarray(values, float))
     low, high = float(array.min()), float(array.max())
     span = high - low
     return [colour((float(value) - low) / span if span > 0 else 0.5) for value in array]
