@@ -1,6 +1,7 @@
 """Commands that speak REST to a server: import, sweep, runs."""
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,14 @@ from app.cli_output import new_table, note, print_json, print_table, read_json, 
 
 if TYPE_CHECKING:
     from app.cli_client import Client
+
+
+class Kind(StrEnum):
+    """What a row of an import is."""
+
+    auto = "auto"
+    points = "points"
+    curves = "curves"
 
 
 def client(server: str | None) -> "Client":
@@ -28,6 +37,13 @@ def import_(
     recipe: Annotated[
         str | None, typer.Option(help="How they were trained; recipes are never fitted together.")
     ] = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="points: a run a row; curves: a step a row; auto: points where N and D both have "
+            "a column (`tokens` is one of D)."
+        ),
+    ] = Kind.auto,
     column: Annotated[
         list[str] | None, typer.Option(help="FIELD=NAME where a column has an unusual name.")
     ] = None,
@@ -46,6 +62,7 @@ def import_(
         "name": name or file.name,
         "prefix": prefix,
         "recipe": recipe,
+        "kind": kind.value,
         "validation_set": validation_set,
         "n_convention": n_convention,
         "flops_convention": flops_convention,

@@ -26,6 +26,8 @@ from app.importers.table import Table
 
 # A column of FLOPs within this of 6 N D on every row was computed so.
 SIX_N_D_TOLERANCE = 0.01
+# Guess: nobody evaluates a run at so many steps and calls each one a run.
+LIKE_CURVES = 20
 # Guess: counting N otherwise, experts that are not active, or attention explain a factor of some
 # hundreds; tera-, exa- or petaFLOP-days are off by 1e12 and more.
 OTHER_UNIT = 1000.0
@@ -151,6 +153,13 @@ def read(
         warnings = (
             f"Column {flops_column!r} is {off:.2g} times 6 N D in the middle of the rows: are "
             "these FLOPs, and N parameters, and D tokens? They are kept as they are.",
+        )
+    labels = {point.run for point in points}
+    if run_column and step_column and len(points) >= LIKE_CURVES * len(labels):
+        warnings += (
+            f"{len(points)} rows of {len(labels)} runs at {len(points) / len(labels):.0f} steps "
+            "each were read as that many finished runs, for N and D have columns: if these are "
+            "training curves, delete this import and say kind curves (`--kind curves`).",
         )
     points, brought = _with_inputs(points, maybe)
     conventions = Conventions(

@@ -1,14 +1,19 @@
-"""A project's curves as Parquet: one file a run, in bounded memory."""
+"""A project's runs and curves as files: CSV that `imports` takes again, and Parquet."""
 
+import csv
+import gzip
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from sqlalchemy import Connection
 
-from app.services import projects
+from app.services import fits, projects
+from app.services.fits import FitRequest, Select
 from app.storage import curves
 from app.storage import runs as stored_runs
 
@@ -72,6 +77,117 @@ def write_curves(
             if report is not None:
                 report(n_runs, n_points)
     return n_runs, n_points
+
+
+@dataclass(frozen=True)
+class RunsFile:
+    """What `write_runs` wrote; `options` are those to import it with."""
+
+    n_runs: int
+    options: dict[str, str]
+
+
+def write_runs(
+    connection: Connection,
+    project: str | int,
+    validation_set: str,
+    file: Path,
+    *,
+    recipe: str | None = None,
+    n_convention: str = "total",
+) -> RunsFile:
+    """The runs that a fit to `validation_set` would take, as a CSV from which an import makes the
+    same points: run, every input that all of them know, loss, FLOPs and how all that was counted.
+
+    run is what a fit resamples together: a run's name, or, of the branches of one trunk, the
+    trunk's; name and run_id say which one it is. Refuses, as a fit does, runs of several recipes,
+    loss units or none at all (ServiceError).
+    """
+    select = Select(recipe=recipe, n_convention=n_convention)
+    selected = fits.select_runs(connection, None, FitRequest("", project, validation_set, select))
+    runs, known = selected.runs, {run.id: run for run in runs_of(connection, project)}
+    chosen = [known[run_id] for run_id in selected.run_ids]
+    columns: dict[str, Sequence[Any]] = {
+        "run": [_together(run, known) for run in chosen],
+        "name": [run.name for run in chosen],
+        "run_id": [run.id for run in chosen],
+        **{name: values.tolist() for name, values in runs.inputs.items() if name != "C"},
+        "loss": runs.loss.tolist(),
+    }
+    if all(run.steps for run in chosen):
+        columns["step"] = [run.steps for run in chosen]
+    if runs.flops is not None:
+        columns["flops"] = runs.flops.tolist()
+    for name in ("n_convention", "flops_convention", "loss_unit"):
+        columns[name] = [getattr(runs, name)] * len(chosen)
+    with _whole(file) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    options = {"validation_set": validation_set, "recipe": chosen[0].recipe}
+    return RunsFile(len(chosen), {name: said for name, said in options.items() if said})
+
+
+def _together(run: stored_runs.Run, known: dict[int, stored_runs.Run]) -> str:
+    if run.kind == "branch" and run.parent_run_id in known:
+        return known[run.parent_run_id].name
+    return str((run.config or {}).get("run") or run.name)
+
+
+def write_curves_csv(
+    connection: Connection,
+    project: str | int,
+    file: Path,
+    *,
+    report: Callable[[int, int], None] | None = None,
+) -> tuple[int, int]:
+    """Every stored point of every run of the project as one CSV that an import takes: run, step,
+    loss, and tokens, lr and N where every point has them. (runs, points) that were written.
+
+    In bounded memory, so the points are read twice: first for what all of them have.
+    """
+    runs = list(runs_of(connection, project))
+    has = {"tokens": True, "lr": True, "N": all(run.n_total for run in runs)}
+    for run in runs:
+        for chunk in _chunks(connection, run.id):
+            has["tokens"] &= bool(np.isfinite(chunk.tokens).all())
+            has["lr"] &= bool(np.isfinite(chunk.lr).all())
+    n_runs = n_points = 0
+    with _whole(file) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["run", "step", "loss", *(name for name, all_have in has.items() if all_have)]
+        )
+        for run in reversed(runs):
+            before = n_points
+            for chunk in _chunks(connection, run.id):
+                columns: list[Sequence[Any]] = [
+                    [run.name] * len(chunk.step),
+                    chunk.step.tolist(),
+                    chunk.loss.tolist(),
+                ]
+                columns += [getattr(chunk, name).tolist() for name in ("tokens", "lr") if has[name]]
+                if has["N"]:
+                    columns.append([run.n_total] * len(chunk.step))
+                writer.writerows(zip(*columns, strict=True))
+                n_points += len(chunk.step)
+            if n_points > before:
+                n_runs += 1
+                if report is not None:
+                    report(n_runs, n_points)
+    return n_runs, n_points
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[TextIO]:
+    """A text to write that appears as `file` when it is whole; packed where its name says .gz."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    packed = file.suffix == ".gz"
+    opened = gzip.open if packed else open
+    with opened(part, "wt", newline="", encoding="utf-8") as stream:
+        yield stream
+    part.replace(file)
 
 
 def _chunks(connection: Connection, run_id: int) -> Iterator[curves.Curve]:

@@ -139,8 +139,10 @@ def test_curves_are_exported_or_refused_with_the_remedy(
     from app.cli_output import Refused
 
     here = {"SCALEWRIGHT_DATA_DIR": str(data_dir), "DATABASE_URL": ""}
-    other = run_program("export", "curves", "big", "--out", tmp_path, "--format", "csv", **here)
+    other = run_program("export", "curves", "big", "--out", tmp_path, "--format", "xml", **here)
     assert other.code == 1 and "--format parquet" in other.err
+    folder = run_program("export", "curves", "big", "--out", tmp_path, "--format", "csv", **here)
+    assert folder.code == 1 and "--out curves.csv.gz" in folder.err
     nobody = run_program("export", "curves", "nobody", "--out", tmp_path, **here)
     assert nobody.code == 1 and "nobody" in nobody.err
     engine = make_engine(Settings(data_dir=data_dir, database_url=None))
