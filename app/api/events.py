@@ -22,14 +22,15 @@ from app.api.schemas.jobs import JobOut
 from app.api.schemas.runs import CurveOut, RunOut
 from app.api.schemas.sweeps import SweepOut
 from app.services import curves, jobs, loss_curves, runs, sweeps
+from app.storage import jobs as stored_jobs
 from app.storage.listen import Event, Listener
+from app.storage.runs import ENDED
 
 router = APIRouter(prefix="/v1", tags=["events"], dependencies=[READ])
 # A trainer reports many times a second; eyes are slower.
 LEAST_SECONDS_BETWEEN = 0.25
 IDLE_SECONDS = 15.0
 POINTS_AT_ONCE = 5_000
-ENDED = ("finished", "failed", "cancelled", "diverged")
 
 
 # A stream that has begun cannot answer 404 any more, so existence is looked at before.
@@ -180,7 +181,7 @@ async def job_events(job_id: Id, request: Request) -> AsyncIterable[ServerSentEv
     async for _ in _moments(request, wanted):
         job = await _read(request, look)
         yield ServerSentEvent(event="job", data=job)
-        if job.status in ("finished", "failed", "cancelled"):
+        if job.status in stored_jobs.ENDED:
             yield ServerSentEvent(event="end", data={"status": job.status, "result": job.result})
             return
 

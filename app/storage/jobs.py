@@ -15,6 +15,8 @@ from app.storage.errors import Conflict, NotFound
 from app.storage.rows import Page, columns_of, find_row, page_of, value_of
 from app.storage.tables import jobs
 
+ENDED = ("finished", "failed", "cancelled")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -35,7 +37,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        return self.status in ("finished", "failed", "cancelled")
+        return self.status in ENDED
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def end(
     result: Mapping[str, Any] | None = None,
 ) -> bool:
     """The job ended as finished, failed or cancelled. False if it is not the writer's any more."""
-    if status not in ("finished", "failed", "cancelled"):
+    if status not in ENDED:
         raise ValueError(f"a job ends as finished, failed or cancelled, not as {status!r}")
     return bool(
         connection.execute(
