@@ -148,7 +148,8 @@ def of_request_errors(errors: Sequence[Any]) -> Problem:
     """The framework's list of what does not match the schema, first one first."""
     shown = [
         {
-            "where": ".".join(str(part) for part in error["loc"]),
+            # the framework's name of what it checks with is no place in the body
+            "where": ".".join(str(part) for part in error["loc"] if "[" not in str(part)),
             "message": _message(error),
             "value": shortened(error.get("input")),
         }

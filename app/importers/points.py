@@ -26,6 +26,8 @@ from app.importers.table import Table
 
 # A column of FLOPs within this of 6 N D on every row was computed so.
 SIX_N_D_TOLERANCE = 0.01
+# Guess: nobody trains so little; parameters in millions, or tokens in billions, are below.
+LEAST = {"N": (1e4, "parameters", "millions or billions"), "D": (1e5, "tokens", "billions")}
 # Guess: nobody evaluates a run at so many steps and calls each one a run.
 LIKE_CURVES = 20
 # Guess: counting N otherwise, experts that are not active, or attention explain a factor of some
@@ -154,6 +156,13 @@ def read(
             f"Column {flops_column!r} is {off:.2g} times 6 N D in the middle of the rows: are "
             "these FLOPs, and N parameters, and D tokens? They are kept as they are.",
         )
+    for name, (least, unit, rather) in LEAST.items():
+        largest = max(point.inputs.get(name, least) for point in points)
+        if largest < least:
+            warnings += (
+                f"The largest {name} is {largest:g} {unit}: is column {input_columns[name]!r} in "
+                f"{rather}? It is kept as it is, and so a prediction asks for {name} in that unit.",
+            )
     labels = {point.run for point in points}
     if run_column and step_column and len(points) >= LIKE_CURVES * len(labels):
         warnings += (

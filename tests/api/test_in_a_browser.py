@@ -103,3 +103,9 @@ def test_a_failed_run_is_queued_again_from_its_page(
     assert twice.status_code == 409 and "is queued" in words_of(twice.text)
     with engine.begin() as connection:
         assert waiting(connection, failed) == 1
+
+
+def test_what_does_not_match_is_named_as_it_was_sent(client: TestClient) -> None:
+    rows = [{"N": 1e8, "D": 2e9, "loss": 3.0}]
+    answer = client.post("/v1/imports", json={"project": "", "rows": rows}).json()
+    assert answer["detail"].startswith("body.project: String should have at least 1 char")

@@ -141,3 +141,16 @@ def test_the_files_of_published_papers_are_read(
     runs = read_runs(DATA / "parametric" / file, columns=columns)
     assert len(runs.loss) == expected
     assert (6 * runs.inputs["N"] * runs.inputs["D"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("N", "D", "says"),
+    [
+        ("70", "1.4e12", "The largest N is 70 parameters: is column 'params' in millions"),
+        ("7e7", "1400", "The largest D is 1400 tokens: is column 'tokens' in billions?"),
+        ("26160", "696320", None),  # the demo's
+    ],
+)
+def test_sizes_in_millions_are_asked_about(N: str, D: str, says: str | None) -> None:
+    warnings = read(csv(f"params,tokens,loss\n{N},{D},3\n")).warnings
+    assert [one[: len(says or "")] for one in warnings] == ([says] if says else [])
