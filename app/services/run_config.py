@@ -11,7 +11,6 @@ from typing import Any
 from app.services.errors import ServiceError
 from fitting import costs
 
-SCHEDULES = ("wsd", "cosine", "linear", "step", "wsd-s")
 # DeepSeek LLM (arXiv 2401.02954): 31.6% of the peak after 8/10 of the steps, 10% after 9/10
 DROPS = ((0.8, 10**-0.5), (0.9, 0.1))
 PERIODS = (0.25, 0.5, 1.0)

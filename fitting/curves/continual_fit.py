@@ -385,23 +385,7 @@ def _fit_one(
     seed: int,
     delta: float,
 ) -> ContinualFit:
-    choices = [
-        (lam, way)
-        for lam in (MOMENTA if momentum is None else (momentum,))
-        for way in (CONVENTIONS if convention is None else (convention,))
-    ]
-    start: Floats | None = None
-    tried = []
-    for lam, way in choices:
-        problem = problem_of(law, used, delta, lam, way)
-        if start is None:
-            found, b = problem.best(keep=6, most=60)
-            start = found.theta[b : b + 1]
-        else:
-            theta = np.concatenate([start, problem.starts(1)])
-            found = problem.solve(theta, tol=1e-5, most=30)
-        tried.append((float(found.f.min()), lam, way, found.theta[int(np.argmin(found.f))]))
-    _, lam, way, near = min(tried, key=lambda one: one[0])
+    lam, way, near = _nearest(law, used, momentum, convention, delta)
     problem = problem_of(law, used, delta, lam, way)
     found = problem.solve(np.concatenate([near[None], problem.starts(5)]), tol=1e-8, most=100)
     b = int(np.argmin(found.f))
@@ -411,20 +395,6 @@ def _fit_one(
     with np.errstate(all="ignore"):
         residual = problem.log_loss - np.log(problem.model(theta[None])[0][0])
     noise = robust_sd(residual, theta.size)
-    held = []
-    later = [j for j, c in enumerate(used) if c.continual]
-    if len(later) >= 3:
-        for j in later:
-            rest = [c for k, c in enumerate(used) if k != j]
-            less = problem_of(law, rest, delta, lam, way)
-            again = less.solve(theta[None], tol=1e-5, most=40)
-            one = problem_of(law, [used[j]], delta, lam, way)
-            with np.errstate(all="ignore"):
-                miss = one.log_loss - np.log(one.model(again.theta[:1])[0][0])
-            if np.isfinite(miss).all():
-                size = float(np.sqrt(np.mean(miss**2)))
-                sign = 1.0 if miss.mean() >= 0 else -1.0
-                held.append(HeldOut(used[j].name, "curve", sign * size, 0.0))
     converged = bool(found.converged[b]) or float(found.decrement[b]) < 1e-3
     lower, upper = problem.walls
     warned: list[Mapping[str, str]] = [
@@ -434,14 +404,7 @@ def _fit_one(
     ]
     if law is LAW_OPEN:
         warned.append(OPEN_FLAG)
-    continual = [used[j] for j in later]
-    sha = hashlib.sha256()
-    for c in used:
-        sha.update(c.name.encode() + repr((c.new_share, c.size)).encode())
-        for column in (c.step.astype("<i8"), c.loss, c.schedule.rates()):
-            sha.update(np.ascontiguousarray(column).tobytes())
-        if c.before is not None:
-            sha.update(np.ascontiguousarray(c.before.rates()).tobytes())
+    continual = [c for c in used if c.continual]
     return ContinualFit(
         domain="loss",
         role="general",
@@ -458,7 +421,7 @@ def _fit_one(
         level=level,
         skip=0,
         warnings=tuple(warned),
-        calibration=calibrate.settle(noise, held),
+        calibration=calibrate.settle(noise, _held_out(law, used, theta, delta, lam, way)),
         scores={},
         data={
             "runs": [c.name for c in used],
@@ -475,6 +438,67 @@ def _fit_one(
                 {round(c.before.loss_potential, 6) for c in continual if c.before is not None}
             ),
         },
-        digest=sha.hexdigest(),
+        digest=_digest(used),
         seed=seed,
     )
+
+
+def _nearest(
+    law: CurveLaw,
+    used: Sequence[ContinualCurve],
+    momentum: float | None,
+    convention: str | None,
+    delta: float,
+) -> tuple[float, str, Floats]:
+    """The momentum and convention that fit best, of those that are left open, and about where
+    [p]. The first is searched whole; the others begin where it ended."""
+    start: Floats | None = None
+    tried = []
+    for lam in MOMENTA if momentum is None else (momentum,):
+        for way in CONVENTIONS if convention is None else (convention,):
+            problem = problem_of(law, used, delta, lam, way)
+            if start is None:
+                found, b = problem.best(keep=6, most=60)
+                start = found.theta[b : b + 1]
+            else:
+                theta = np.concatenate([start, problem.starts(1)])
+                found = problem.solve(theta, tol=1e-5, most=30)
+            tried.append((float(found.f.min()), lam, way, found.theta[int(np.argmin(found.f))]))
+    return min(tried, key=lambda one: one[0])[1:]
+
+
+def _held_out(
+    law: CurveLaw,
+    used: Sequence[ContinualCurve],
+    theta: Floats,
+    delta: float,
+    momentum: float,
+    convention: str,
+) -> list[HeldOut]:
+    """By how much a fit of the others misses each continual run; none of fewer than three."""
+    held: list[HeldOut] = []
+    later = [j for j, c in enumerate(used) if c.continual]
+    for j in later if len(later) >= 3 else ():
+        rest = [c for k, c in enumerate(used) if k != j]
+        less = problem_of(law, rest, delta, momentum, convention)
+        again = less.solve(theta[None], tol=1e-5, most=40)
+        one = problem_of(law, [used[j]], delta, momentum, convention)
+        with np.errstate(all="ignore"):
+            miss = one.log_loss - np.log(one.model(again.theta[:1])[0][0])
+        if np.isfinite(miss).all():
+            size = float(np.sqrt(np.mean(miss**2)))
+            sign = 1.0 if miss.mean() >= 0 else -1.0
+            held.append(HeldOut(used[j].name, "curve", sign * size, 0.0))
+    return held
+
+
+def _digest(used: Sequence[ContinualCurve]) -> str:
+    """SHA-256 of the curves and the schedules behind them."""
+    sha = hashlib.sha256()
+    for c in used:
+        sha.update(c.name.encode() + repr((c.new_share, c.size)).encode())
+        for column in (c.step.astype("<i8"), c.loss, c.schedule.rates()):
+            sha.update(np.ascontiguousarray(column).tobytes())
+        if c.before is not None:
+            sha.update(np.ascontiguousarray(c.before.rates()).tobytes())
+    return sha.hexdigest()
