@@ -477,7 +477,8 @@ class Engine:
     ) -> Solution:
         """Every row of weights [B, n] (which multiply the runs' own) at its own optimum, from
         theta [p] or [B, p]. persist: try again, narrowing Huber's width, where a row did not
-        converge; least absolute deviations go that way from the first."""
+        converge, unless there are many points; least absolute deviations go that way from the
+        first."""
         w = weights if self.weights is None else weights * self.weights
         problem = self.problem()
         start = np.tile(theta, (len(w), 1)) if theta.ndim == 1 else theta
@@ -502,7 +503,12 @@ class Engine:
                 max_iterations=most, scales=self._scales(start), first=first,
             )  # fmt: skip
         lost = np.flatnonzero(~found.converged)
-        if (persist or least) and lost.size and not np.isinf(self.objective.solver_delta):
+        # kinks are a matter of few points; of many, what is lost creeps along a valley
+        if (
+            ((persist and not large) or least)
+            and lost.size
+            and np.isfinite(self.objective.solver_delta)
+        ):
             again = self._narrowed(start[lost], w[lost], tol, 2 * most, 0.5)
             better = again.f < found.f[lost]
             for name in ("theta", "f", "gradient", "hessian", "converged", "decrement"):

@@ -149,10 +149,11 @@ def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
     """
     p = matrix.shape[-1]
     if len(matrix) < 16:
-        good = [True] * len(matrix) if _definite(matrix) else [_definite(one) for one in matrix]
-        out = np.full(rhs.shape, np.nan)
-        out[good] = np.linalg.solve(matrix[good], rhs[good][:, :, None])[:, :, 0]
-        return out
+        try:
+            np.linalg.cholesky(matrix)
+            return np.asarray(np.linalg.solve(matrix, rhs[:, :, None])[:, :, 0], dtype=float)
+        except np.linalg.LinAlgError:
+            pass  # one of them is not positive definite: find out which, below
     a = np.ascontiguousarray(np.moveaxis(matrix, 0, -1))
     y = [np.empty(0)] * p
     low: list[list[Floats]] = [[np.empty(0)] * p for _ in range(p)]
@@ -180,15 +181,6 @@ def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
                 s = s - low[k][j] * y[k]
             y[j] = s / low[j][j]
     return np.stack(y, axis=1)
-
-
-def _definite(matrix: Floats) -> bool:
-    """Whether a matrix [..., p, p] is, or all of them are, positive definite."""
-    try:
-        np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
-        return False
-    return True
 
 
 def minimise(
