@@ -198,6 +198,7 @@ def test_what_would_be_another_manifest_is_refused(wrong: list[str]) -> None:
     done = CliRunner().invoke(app, ["cluster", "kubernetes", "--dry-run", *wrong])
     said = refusal(done.exception)
     assert said is not None and wrong[-2] in said["message"]
+    assert "\\d" not in str(said) and "[A-Z" not in str(said), "words, no pattern"
 
 
 def test_the_user_s_kubectl_applies_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

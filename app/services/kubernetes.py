@@ -53,15 +53,14 @@ class WorkerPods:
             ("--replicas", self.replicas, 0, 10_000),
             ("--cpus", self.cpus, 1, worker_sizes.MOST_CPUS),
         )
-        for name, value, form in (
-            ("--api-image", self.api_image, _IMAGE),
-            ("--worker-image", self.worker_image, _IMAGE),
-            ("--mem", self.mem, _QUANTITY),
+        image = "an image's name, such as registry.example/scalewright-worker:0.1.0"
+        for name, value, form, words in (
+            ("--api-image", self.api_image, _IMAGE, image),
+            ("--worker-image", self.worker_image, _IMAGE, image),
+            ("--mem", self.mem, _QUANTITY, "a whole number and Ki, Mi, Gi or Ti, such as 16Gi"),
         ):
             if value is not None and not form.fullmatch(value):
-                raise ServiceError(
-                    "invalid", f"{name} is {value!r}.", f"Accepted is: {form.pattern}"
-                )
+                raise ServiceError("invalid", f"{name} is {value!r}.", f"Accepted is: {words}.")
 
     @property
     def args(self) -> list[str]:

@@ -27,6 +27,12 @@ _LIST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@:=-]*")
 # sbatch's own forms: minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]
 _TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
 _MEMORY = re.compile(r"\d+[KMGT]?")
+_IN_WORDS = {
+    _NAME: "letters, digits and _ . + @ -",
+    _LIST: "letters, digits and _ . , + @ : = -",
+    _TIME: "minutes (90), hours:minutes:seconds (4:00:00) or days-hours (2-12)",
+    _MEMORY: "a whole number and K, M, G or T, such as 16G",
+}
 # In a #SBATCH line a path stands unquoted: no blank, quote, percent sign or anything of a shell's.
 _PATH = re.compile(r"/[A-Za-z0-9_./+@:=,~-]*")
 # What only the API server, or a client of it, has a use for.
@@ -124,7 +130,7 @@ def _accept(option: str, value: str, form: re.Pattern[str]) -> None:
         raise ServiceError(
             "invalid",
             f"{option} is {value!r}, which sbatch or a shell could take for something else.",
-            f"Accepted is: {form.pattern}",
+            f"Accepted is: {_IN_WORDS.get(form, 'a whole path without blanks or quotes')}.",
         )
 
 

@@ -133,6 +133,7 @@ def test_what_sbatch_or_a_shell_could_misread_is_refused(monkeypatch, option, va
     monkeypatch.setenv("DATABASE_URL", URL)
     said = refusal(slurm("--dry-run", option, value).exception)
     assert said is not None and option in said["message"]
+    assert "\\d" not in str(said) and "[A-Z" not in str(said), "words, no pattern"
 
 
 def test_a_folder_with_odd_characters_is_quoted(monkeypatch, tmp_path) -> None:
