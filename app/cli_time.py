@@ -161,6 +161,7 @@ def read_steps(
 ) -> "list[Measurement]":
     """The measured steps of a file; what it does not say of a shape is the family's."""
     from app.importers import cells, opened_table
+    from app.importers.columns import need_column
     from fitting.costs import Measurement, Setup
 
     base = family_of(family, needed=True)
@@ -174,7 +175,9 @@ def read_steps(
     out: list[Measurement] = []
     with opened_table(path) as table:
         where = {
-            name: columns.get(name) or next((c for c in names if c in table.header), None)
+            name: need_column(name, table.header, columns, header_row=table.header_row)
+            if name in columns  # which must be there
+            else next((c for c in names if c in table.header), None)
             for name, names in usual.items()
         }
         for name in ("width", "depth", "seconds"):

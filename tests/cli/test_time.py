@@ -51,6 +51,12 @@ def machine(run: Run, measured: Path, tmp_path: Path) -> Path:
     return out
 
 
+def test_a_column_that_is_named_must_be_there(run: Run, measured: Path) -> None:
+    asked = ("--batch-tokens", 4194304, *FAMILY, "--column", "batch_tokens=btach")
+    done = run("time", "fit", measured, *asked)
+    assert done.code == 1 and "no column 'btach' for batch_tokens" in done.err
+
+
 def test_a_step_is_predicted_or_refused(run: Run, machine: Path) -> None:
     done = run("time", "predict", machine, "--width", 1024, "--depth", 28, "--gpus", 256, "--json")
     assert done.code == 0, done.err
