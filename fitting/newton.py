@@ -7,6 +7,7 @@ ln A and alpha, correlated .9993 in raw coordinates, cost nothing; damping by th
 A lane leaves the batch when its Newton decrement says that nothing is left to gain.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from fitting.links import Floats
 # 240 kB stay in the L2 cache of a present-day core.
 BLOCK = 30_000
 
+
+# A pivot of which cancellation has left less than this share is not a pivot.
+PIVOT = 1e-15
 
 # Share of its own diagonal that is added to a metric.
 RIDGE = 1e-3
@@ -153,7 +157,9 @@ def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
             np.linalg.cholesky(matrix)
             return np.asarray(np.linalg.solve(matrix, rhs[:, :, None])[:, :, 0], dtype=float)
         except np.linalg.LinAlgError:
-            pass  # one of them is not positive definite: find out which, below
+            # one of them is not positive definite: one by one says which, in the same arithmetic
+            each = [_solved(m, r) for m, r in zip(matrix, rhs, strict=True)]
+            return np.array(each, dtype=float)
     a = np.ascontiguousarray(np.moveaxis(matrix, 0, -1))
     y = [np.empty(0)] * p
     low: list[list[Floats]] = [[np.empty(0)] * p for _ in range(p)]
@@ -163,7 +169,7 @@ def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
             for k in range(j):
                 d -= low[j][k] * low[j][k]
             # a pivot that cancellation has eaten is not a pivot
-            root = np.sqrt(np.where(d > 1e-15 * a[j, j], d, np.nan))
+            root = np.sqrt(np.where(d > PIVOT * a[j, j], d, np.nan))
             low[j][j] = root
             for i in range(j + 1, p):
                 e = a[i, j].copy()
@@ -181,6 +187,36 @@ def cholesky_solve(matrix: Floats, rhs: Floats) -> Floats:
                 s = s - low[k][j] * y[k]
             y[j] = s / low[j][j]
     return np.stack(y, axis=1)
+
+
+def _solved(matrix: Floats, rhs: Floats) -> list[float]:
+    """What `cholesky_solve` does, for one matrix [p, p], operation by operation: the same bits, in
+    plain numbers, for which a call of numpy would take longer than the sum."""
+    a: list[list[float]] = matrix.tolist()
+    y: list[float] = rhs.tolist()
+    p = len(y)
+    low = [[0.0] * p for _ in range(p)]
+    for j in range(p):
+        d = a[j][j]
+        for k in range(j):
+            d -= low[j][k] * low[j][k]
+        if not (d > PIVOT * a[j][j] and d > 0.0):
+            return [math.nan] * p
+        root = low[j][j] = math.sqrt(d)
+        for i in range(j + 1, p):
+            e = a[i][j]
+            for k in range(j):
+                e -= low[i][k] * low[j][k]
+            low[i][j] = e / root
+    for j in range(p):
+        for k in range(j):
+            y[j] -= low[j][k] * y[k]
+        y[j] /= low[j][j]
+    for j in reversed(range(p)):
+        for k in range(j + 1, p):
+            y[j] -= low[k][j] * y[k]
+        y[j] /= low[j][j]
+    return y
 
 
 def minimise(
