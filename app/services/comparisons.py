@@ -18,13 +18,14 @@ from fitting.compare import compare as judge
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison with what it was made from: the runs' ids (none for points) and the reasons of
-    those that were left out."""
+    """A comparison with what it was made from: the runs' ids (none for points), the reasons of
+    those that were left out, and the rows that were read (None for points)."""
 
     comparison: Comparison
     runs: Runs
     run_ids: list[int]
     left_out: list[dict[str, Any]]
+    rows: fits.Rows | None
 
     @property
     def best(self) -> str:
@@ -56,8 +57,10 @@ def compare(
 
     to_choose: those of them that `auto` may take.
     """
+    rows = None
     if request.inputs is None:
-        selected = fits.select_runs(connection, None, request)
+        rows = fits.read_rows(connection, request)
+        selected = fits.selected_of(rows, None, request)
         runs, run_ids, left_out = selected.runs, selected.run_ids, selected.left_out
     else:
         runs, run_ids, left_out = fits.runs_of_points(None, request), [], []
@@ -74,7 +77,7 @@ def compare(
     found = (choose if to_choose else judge)(
         runs, chosen, objective=fits.objective_of(request), seed=request.seed
     )
-    return Compared(found, runs, run_ids, left_out)
+    return Compared(found, runs, run_ids, left_out, rows)
 
 
 def create_fit(connection: Connection, request: FitRequest) -> StoredFit:
@@ -88,4 +91,6 @@ def create_fit(connection: Connection, request: FitRequest) -> StoredFit:
         for name, part in found.to_dict().items()
         if name in ("ranked", "skipped", "held_out", "drawn_from")
     }
-    return fits.create(connection, request, chosen=found.best, more={"compared": document})
+    return fits.create(
+        connection, request, chosen=found.best, more={"compared": document}, rows=found.rows
+    )

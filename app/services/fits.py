@@ -99,6 +99,14 @@ class StoredFit:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Runs of the database as they are read, whatever the law, and those that were not taken."""
+
+    points: FitPoints
+    left_out: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Selected:
     """Runs of the database as a fit reads them; `left_out` says what was not taken, and why.
     tokens_per_byte [n]: of the text that each was evaluated on; NaN where it does not say."""
@@ -144,10 +152,12 @@ def create(
     *,
     chosen: str | None = None,
     more: Mapping[str, Any] | None = None,
+    rows: Rows | None = None,
 ) -> StoredFit:
     """Fit and store. ServiceError or fitting.FittingError where the input cannot be used.
 
-    chosen: the law, where the request leaves it open; more: what else its document says.
+    chosen: the law, where the request leaves it open; more: what else its document says; rows: of
+    the request, where they are read already.
     """
     law = laws.find(chosen or request.law)
     project_id: int | None = None
@@ -155,7 +165,7 @@ def create(
     if request.project is not None:
         project_id = projects.resolve(connection, request.project).id
     if request.inputs is None:
-        selected = select_runs(connection, law, request)
+        selected = selected_of(rows or read_rows(connection, request), law, request)
         runs = selected.runs
     else:
         runs = runs_of_points(law, request)
@@ -328,7 +338,12 @@ def select_runs(connection: Connection, law: Law | None, request: FitRequest) ->
     The loss of a run is its evaluation on the validation set at its last step. Without a law, the
     runs come with every input that some law has and all of them know.
     """
-    rows, left_out = _chosen_rows(connection, request)
+    return selected_of(read_rows(connection, request), law, request)
+
+
+def selected_of(read: Rows, law: Law | None, request: FitRequest) -> Selected:
+    """As `select_runs`, of rows that are read."""
+    rows, left_out = read.points, list(read.left_out)
     if law is None:
         names = [name for name in laws.input_names() if not np.isnan(input_of(rows, name)).any()]
     else:
@@ -357,9 +372,7 @@ def select_runs(connection: Connection, law: Law | None, request: FitRequest) ->
     return Selected(_runs_of_rows(rows, names, request), rows.run_id.tolist(), left_out, per_byte)
 
 
-def _chosen_rows(
-    connection: Connection, request: FitRequest
-) -> tuple[FitPoints, list[dict[str, Any]]]:
+def read_rows(connection: Connection, request: FitRequest) -> Rows:
     """The rows of the selection, of one recipe and one loss unit, and what it left out."""
     select = request.select
     if request.project is None or not request.validation_set:
@@ -397,7 +410,7 @@ def _chosen_rows(
     left_out = [
         {"run_id": row.run_id, "run": row.name, "reason": row.reason} for row in chosen.left_out
     ]
-    return rows, left_out
+    return Rows(rows, left_out)
 
 
 def _runs_of_rows(rows: FitPoints, names: Sequence[str], request: FitRequest) -> Runs:

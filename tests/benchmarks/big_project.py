@@ -136,6 +136,7 @@ def requests(client: httpx2.Client) -> Iterator[tuple[str, str, str, Any]]:
     fit = ask(f"/v1/fits?project={PROJECT}&law=chinchilla&limit=1")["items"][0]
     print("   found", {k: round(v, 4) for k, v in fit["document"]["params"].items()})
     fit_id = fit["id"]
+    yield "fit auto to every run", "POST", "/v1/fits", {"law": "auto", **data}
     of_sweep = {**data, "select": {"sweep": sweep}}
     yield "fit chinchilla to a sweep", "POST", "/v1/fits", {"law": "chinchilla", **of_sweep}
     yield "fit auto to a sweep", "POST", "/v1/fits", {"law": "auto", **of_sweep}
