@@ -24,7 +24,9 @@ class HealthOut(Answer):
     schema_revision: str
     queued_runs: int
     running_runs: int
-    workers: int
+    workers: int = Field(
+        description="Living ones; a process that serves two queues, as it does unless told, is two."
+    )
     problems: list[str]
 
 

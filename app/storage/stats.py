@@ -163,7 +163,8 @@ def workers(connection: Connection) -> list[WorkerSeen]:
 
 
 def living_workers(connection: Connection, within_seconds: float = 30.0) -> int:
-    """Worker processes that the queue has heard of lately, whether they hold a run or not."""
+    """Workers that the queue has heard of lately, whether they hold a run or not: a process is one
+    for each queue that it serves."""
     return int(
         connection.execute(
             text(
