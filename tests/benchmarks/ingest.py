@@ -29,7 +29,7 @@ from app.settings import Settings
 from app.storage import curves, embedded, migrate, projects, recording, runs
 from app.storage.engine import make_engine
 
-RECORDER_BATCHES = (500, 1000)
+RECORDER_BATCHES = (500, 1000, 2000)
 WRITERS, PROCESSES = 16, 4
 ASKED, SHARE = 100_000, 0.40  # points/s of 16 writers; of raw COPY's rate
 
