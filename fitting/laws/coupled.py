@@ -7,12 +7,19 @@ beta, because the outer power does not move the minimum.
 
 from typing import Any
 
-from fitting.law import Input, Law, Param
+import numpy as np
+
+from fitting.law import Exponential, Input, Law, Param
 from fitting.links import LOG, bounded
 
 
 def loss(N: Any, D: Any, *, E: Any, A: Any, B: Any, alpha: Any, beta: Any, k: Any) -> Any:
     return E + (A * N**-alpha + B * D**-beta) ** k
+
+
+def exponent(N: Any, D: Any, *, A: Any, B: Any, alpha: Any, beta: Any, k: Any) -> Any:
+    """ln(L - E)."""
+    return k * np.log(A * N**-alpha + B * D**-beta)
 
 
 LAW = Law(
@@ -35,4 +42,5 @@ LAW = Law(
         Param("beta", "how fast more data helps, before k", (0.2, 1.2), bounded(0.0, 6.0)),
         Param("k", "1: the shortages add up; less: they overlap", (0.3, 1.2), bounded(0.05, 4.0)),
     ),
+    exponential=Exponential("E", exponent),
 )
